@@ -1,0 +1,1 @@
+//! Threads, started and ended.

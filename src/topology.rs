@@ -1,0 +1,1 @@
+//! CPUs, shards and room groups.
