@@ -4,6 +4,7 @@ pub mod auth;
 pub mod cli;
 pub mod close;
 pub mod config;
+pub mod failure;
 pub mod http;
 pub mod identity;
 pub mod limits;
