@@ -9,6 +9,7 @@ pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+pub mod preflight;
 pub mod protocol;
 pub mod server;
 pub mod shard;

@@ -43,6 +43,12 @@ pub const SHARDS_MAX: usize = 256;
 /// below that the kernel's own memory for sockets runs out.
 pub const CONNECTIONS_MAX: u64 = 16_777_216;
 
+/// Open files that every server needs beside its connections: the database's, the standard streams, signals, epoll.
+pub const OPEN_FILES_RESERVED: u64 = 64;
+
+/// Open files that a shard needs beside its connections: its listener, its ring, its runtime's epoll and wakers.
+pub const OPEN_FILES_PER_SHARD: u64 = 8;
+
 /// The highest `message_bytes_max`: one member's message must not fill the memory of a shard.
 pub const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
