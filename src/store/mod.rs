@@ -1,12 +1,31 @@
 //! The database, behind the narrowest interface that serves: look-ups in bulk, one transaction of new messages, and
 //! what the command line needs to administer rooms, users and tokens.
 //!
-//! Everything that knows SQL is below this module; nothing above it does. Two databases serve: [`postgres`], in
-//! production and on schemas made by Django, and [`sqlite`], embedded.
+//! Everything that knows SQL is below this module; nothing above it does. Two databases serve: Postgres, in production
+//! and on schemas made by Django, and SQLite, embedded. The [`Reader`] belongs to the control thread, the [`Writer`] to
+//! the writer thread, [`Admin`] to the command line; no shard ever touches them.
+
+mod admin;
+mod error;
+mod migration;
+mod names;
+mod postgres;
+mod sqlite;
+mod url;
+
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::identity::{RoomId, UserId};
+use crate::identity::{RoomId, Token, User, UserId};
+
+pub use self::{
+    admin::{Admin, Seeded, SeededRoom, SeededUser},
+    error::{InsertError, StoreError},
+    migration::Migrated,
+    names::Names,
+    url::{BadDatabaseUrl, DatabaseUrl},
+};
 
 /// A point in time: microseconds since the Unix epoch, UTC.
 pub type Micros = i64;
@@ -43,4 +62,118 @@ pub struct Saved {
     pub timestamp: Micros,
     /// Its text.
     pub content: Box<str>,
+}
+
+/// Which database, and how long to wait for it.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Where it is.
+    pub url: DatabaseUrl,
+    /// What its tables and columns are called. SQLite knows only the default names.
+    pub names: Names,
+    /// How long one attempt to connect may take, looking at the tables included.
+    pub connect_timeout: Duration,
+    /// How long one query or one insert may take. [`Admin`] waits as long as its work takes.
+    pub query_timeout: Duration,
+}
+
+/// Look-ups. Any number of calls may be under way at once; share it in an `Arc`.
+///
+/// A lost connection fails the calls that were waiting on it, and is made anew by the next call: one attempt, shared by
+/// all who wait. Needs a tokio runtime with its timer and network drivers.
+#[derive(Debug)]
+pub enum Reader {
+    /// Over one pipelined connection.
+    Postgres(postgres::Reader),
+    /// On tokio's blocking threads, so that the caller's thread never waits for the disk.
+    Sqlite(sqlite::Reader),
+}
+
+impl Reader {
+    /// Connects, and looks whether the tables are there and fit.
+    pub async fn open(database: &Database) -> Result<Reader, StoreError> {
+        Ok(match &database.url {
+            DatabaseUrl::Postgres(config) => Reader::Postgres(postgres::Reader::open(config, database).await?),
+            DatabaseUrl::Sqlite(path) => Reader::Sqlite(sqlite::Reader::open(path, database)?),
+        })
+    }
+
+    /// Whose tokens these are, in the order asked; `None` for an unknown token and for one of an inactive user. One
+    /// query for any number.
+    pub async fn users_by_token(&self, tokens: &[Token]) -> Result<Vec<Option<User>>, StoreError> {
+        match self {
+            Reader::Postgres(reader) => reader.users_by_token(tokens).await,
+            Reader::Sqlite(reader) => reader.users_by_token(tokens).await,
+        }
+    }
+
+    /// Whether each user is a member of the room beside it, in the order asked; `false` also for a room that does not
+    /// exist. One query for any number.
+    pub async fn memberships(&self, pairs: &[(RoomId, UserId)]) -> Result<Vec<bool>, StoreError> {
+        match self {
+            Reader::Postgres(reader) => reader.memberships(pairs).await,
+            Reader::Sqlite(reader) => reader.memberships(pairs).await,
+        }
+    }
+
+    /// The room's last `limit` messages, or the last ones before message `before`: newest first, ordered by timestamp
+    /// and id. `None` when `before` is no message of this room.
+    pub async fn history(
+        &self,
+        room: RoomId,
+        before: Option<Uuid>,
+        limit: u16,
+    ) -> Result<Option<Vec<Saved>>, StoreError> {
+        match self {
+            Reader::Postgres(reader) => reader.history(room, before, limit).await,
+            Reader::Sqlite(reader) => reader.history(room, before, limit).await,
+        }
+    }
+}
+
+/// New messages into the table, a batch a transaction.
+///
+/// A lost connection is made anew by the next insert: one attempt; the caller backs off. With SQLite the calling thread
+/// waits for the disk.
+#[derive(Debug)]
+pub enum Writer {
+    /// Over a connection of its own.
+    Postgres(postgres::Writer),
+    /// On the calling thread.
+    Sqlite(sqlite::Writer),
+}
+
+impl Writer {
+    /// Connects, and looks whether the table of messages is there and fits.
+    pub async fn open(database: &Database) -> Result<Writer, StoreError> {
+        Ok(match &database.url {
+            DatabaseUrl::Postgres(config) => Writer::Postgres(postgres::Writer::open(config, database).await?),
+            DatabaseUrl::Sqlite(path) => Writer::Sqlite(sqlite::Writer::open(path, database)?),
+        })
+    }
+
+    /// Saves all of `rows` or none. A row whose id is in the table already is left as it is there, so a batch may be
+    /// inserted again after any error. On `Ok` everything is committed, to the disk.
+    pub async fn insert(&mut self, rows: &[Row<'_>]) -> Result<(), InsertError> {
+        match self {
+            Writer::Postgres(writer) => writer.insert(rows).await,
+            Writer::Sqlite(writer) => writer.insert(rows),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The control thread hands look-ups to tasks and to axum's handlers, which must be `Send`.
+    #[test]
+    fn a_reader_and_its_look_ups_are_send() {
+        fn send<T: Send>(_: impl FnOnce(&'static Reader) -> T) {}
+        fn shared<T: Send + Sync>() {}
+        shared::<Reader>();
+        send(|reader| reader.users_by_token(&[]));
+        send(|reader| reader.memberships(&[]));
+        send(|reader| reader.history(Uuid::nil(), None, 1));
+    }
 }
