@@ -20,11 +20,13 @@ const DOCUMENT: &str = include_str!("page/page.html");
 /// The document's only style sheet.
 const STYLE: &str = include_str!("page/page.css");
 /// Its scripts, in the order in which they build on each other.
-const SCRIPTS: [&str; 4] = [
+const SCRIPTS: [&str; 6] = [
     include_str!("page/words.js"),
     include_str!("page/link.js"),
-    include_str!("page/messages.js"),
-    include_str!("page/page.js"),
+    include_str!("page/log.js"),
+    include_str!("page/outbox.js"),
+    include_str!("page/room.js"),
+    include_str!("page/door.js"),
 ];
 
 static PAGE: LazyLock<Page> = LazyLock::new(Page::assemble);
