@@ -31,7 +31,7 @@ class Log {
     this.#scroller = scroller;
   }
 
-  /** The ids and keys at both ends, or undefined. A key orders messages: time first, then id. */
+  /** The entries at both ends, or undefined. */
   get oldest() {
     return this.#entries[0];
   }
@@ -40,6 +40,7 @@ class Log {
     return this.#entries.at(-1);
   }
 
+  /** Orders messages: by time, then by id. */
   static key(message) {
     return message.timestamp + message.message_id;
   }
@@ -80,6 +81,11 @@ class Log {
     this.#entries.forEach((_, index) => this.#dress(index));
   }
 
+  /** Would a message by this sender, now, come under the heading of the newest one? */
+  continuedBy(from, at) {
+    return continues(this.newest, from, at);
+  }
+
   get atEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
     return scrollHeight - scrollTop - clientHeight < END_PIXELS;
@@ -115,7 +121,7 @@ class Log {
   #dress(index) {
     const [before, entry] = [this.#entries[index - 1], this.#entries[index]];
     const newDay = before?.at.toDateString() !== entry.at.toDateString();
-    const together = !newDay && before.from === entry.from && entry.at - before.at < TOGETHER_MS;
+    const together = !newDay && continues(before, entry.from, entry.at);
     entry.element.classList.toggle("continued", together);
     entry.element.querySelector(".day")?.remove();
     if (newDay) entry.element.prepend(make("h2", "day", dayName(entry.at)));
@@ -128,6 +134,10 @@ class Log {
     }
     if (this.#entries.length > 0) this.#dress(0);
   }
+}
+
+function continues(before, from, at) {
+  return before?.from === from && at - before.at < TOGETHER_MS;
 }
 
 /** One message as it stands in the log or the outbox. */
@@ -169,9 +179,9 @@ function dayName(at) {
   return (at.getFullYear() === now.getFullYear() ? DAY : DAY_AND_YEAR).format(at);
 }
 
-/** One of a few colours for each person, the same on every screen. */
+/** One of a few colours for each person, the same on every screen: FNV-1a, folded. */
 function hueOf(id) {
-  let sum = 7;
-  for (const character of id) sum = (sum * 31 + character.codePointAt(0)) % 65_521;
-  return sum % HUES;
+  let hash = 0x811c9dc5;
+  for (const character of id) hash = Math.imul(hash ^ character.codePointAt(0), 0x01000193);
+  return ((hash ^ (hash >>> 15)) >>> 0) % HUES;
 }

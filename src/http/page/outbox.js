@@ -109,11 +109,14 @@ class Outbox {
     Object.assign(entry, { state, why, after });
     entry.element.dataset.state = state;
     entry.element.querySelector(".fate")?.remove();
-    const fate = make("p", "fate", [Outbox.STATES[state], why].join(" ").trim());
+    const fate = make("div", "fate");
+    fate.append(make("span", "", [Outbox.STATES[state], why].join(" ").trim()));
     if (state === "unconfirmed" || state === "refused") {
+      const choice = make("span", "choice");
+      choice.append(this.#button("Resend", () => this.#resend(entry)));
+      choice.append(this.#button("Discard", () => this.#remove(entry)));
       fate.setAttribute("role", "alert");
-      fate.append(" ", this.#button("Resend", () => this.#resend(entry)));
-      fate.append(" ", this.#button("Discard", () => this.#remove(entry)));
+      fate.append(choice);
     }
     entry.element.append(fate);
     this.#list.hidden = false;

@@ -251,8 +251,12 @@ class Room {
     this.#keep();
   }
 
+  /** The outbox changed. What is on its way already looks as it will in the log, so nothing jumps when it arrives. */
   #written() {
-    if (byId("outbox").childElementCount > 0) byId("beginning").textContent = "The room begins here.";
+    const [first, ...rest] = byId("outbox").children;
+    first?.classList.toggle("continued", this.#log.continuedBy(this.#log.me?.id, Date.now()));
+    for (const element of rest) element.classList.add("continued");
+    if (first) byId("beginning").textContent = "The room begins here.";
     this.#keep();
   }
 
@@ -343,6 +347,7 @@ class Room {
     this.#every(TICK_MS, () => this.#tick());
     const resized = new ResizeObserver(() => this.#stick());
     resized.observe(byId("scroller"));
+    resized.observe(byId("scroller").firstElementChild);
     this.#stop.signal.addEventListener("abort", () => resized.disconnect());
   }
 
