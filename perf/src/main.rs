@@ -1,2 +1,37 @@
-//! Load generator.
-fn main() {}
+//! `ringroom-perf`: drives a chat server harder than it can be driven by its clients, from one thread.
+//!
+//! ```text
+//! fixtures.rs  who may sit in which room            (a file written by `ringroom seed`)
+//!      |
+//! fleet.rs     one epoll, every connection          reads 64 KiB at a time, scans frames, answers pings
+//!      |  text frames                               frame.rs (RFC 6455), handshake.rs (the upgrade)
+//!      v
+//! load.rs      who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
+//! idle.rs      or nobody sends: what a connection costs
+//!      |
+//! report.rs    text for a person, JSON for a program; process.rs reads the server's CPU and memory from /proc
+//! ```
+//!
+//! Nothing on the path of a delivery allocates: the server must be the slower side, or its figures are ours.
+
+mod cli;
+mod field;
+mod fixtures;
+mod fleet;
+mod frame;
+mod handshake;
+mod idle;
+mod load;
+mod message;
+mod process;
+mod report;
+mod sequence;
+#[cfg(test)]
+mod stand_in;
+mod url;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

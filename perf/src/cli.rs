@@ -1,0 +1,250 @@
+//! The command line: arguments in, checked once; a report out, as text and as JSON. Exit code 0 when all went well, 1
+//! when the server failed or the run could not be made, 2 when the arguments cannot be meant.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
+
+use crate::fixtures::Fixtures;
+use crate::load::{Pace, Plan};
+use crate::message::{TEXT_BYTES_MAX, TEXT_BYTES_MIN};
+use crate::report::Verdict;
+use crate::url::Url;
+use crate::{idle, load, process};
+
+/// Load generator for servers that speak ringroom's protocol.
+///
+/// It runs on one thread. Give it a core of its own, and the server another:
+///   taskset -c 0 ringroom serve ...
+///   taskset -c 1 ringroom-perf load --url ws://127.0.0.1:8000 --fixtures rooms.json --pid PID
+#[derive(Parser)]
+#[command(name = "ringroom-perf", version, verbatim_doc_comment)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Members sit in rooms and send; throughput, latency, the server's CPU, and proof that nothing was lost.
+    Load(LoadArgs),
+    /// Many idle connections: how fast they are let in, what each costs, whether all are kept.
+    Connections(ConnectionsArgs),
+}
+
+#[derive(Args)]
+struct Target {
+    /// The server: ws://HOST:PORT[/PREFIX].
+    #[arg(long)]
+    url: Url,
+    /// Rooms, users and tokens, as `ringroom seed` writes them.
+    #[arg(long, value_name = "FILE")]
+    fixtures: PathBuf,
+    /// The server's process, whose CPU and memory are reported; may be repeated for a server of several.
+    #[arg(long, value_name = "PID")]
+    pid: Vec<u32>,
+    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("pace").required(true))]
+struct LoadArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Rooms in use.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    rooms: u32,
+    /// Members connected in each room.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
+    members: u32,
+    /// Members of each room that send.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    senders: u32,
+    /// Keep W messages outstanding in each room, shared among its senders.
+    #[arg(long, value_name = "W", group = "pace", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    closed_loop: Option<u32>,
+    /// Send so many messages a second in each room, whether or not the server keeps up.
+    #[arg(long, value_name = "MESSAGES", group = "pace")]
+    rate: Option<f64>,
+    /// Characters of each message's text.
+    #[arg(long, default_value_t = 64)]
+    bytes: usize,
+    /// Load before the measured time.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    warm_up_seconds: Duration,
+    /// The measured time.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    seconds: Duration,
+}
+
+#[derive(Args)]
+struct ConnectionsArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Connections to open, spread evenly over all rooms.
+    #[arg(long, value_parser = value_parser!(u32).range(1..))]
+    count: u32,
+    /// How long all of them must stay open.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    hold_seconds: Duration,
+    /// Loopback addresses to connect from: one has about 28,000 ports.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(1..=250))]
+    sources: u8,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).ok().filter(|time| time.as_secs() < 1_000_000).ok_or("out of range".into())
+}
+
+/// Why there is no report.
+enum Failure {
+    /// The arguments cannot be meant: exit code 2.
+    Arguments(String),
+    /// The run could not be made: exit code 1.
+    Run(String),
+}
+
+/// Does what the command line says.
+pub(crate) fn run() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Load(args) => args.run(),
+        Command::Connections(args) => args.run(),
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(Failure::Run(why)) => fail(&why, 1),
+        Err(Failure::Arguments(why)) => fail(&why, 2),
+    }
+}
+
+fn fail(why: &str, code: u8) -> ExitCode {
+    eprintln!("ringroom-perf: {why}");
+    ExitCode::from(code)
+}
+
+impl LoadArgs {
+    fn run(self) -> Result<bool, Failure> {
+        let plan = self.plan().map_err(Failure::Arguments)?;
+        let fixtures = self.target.read()?;
+        let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
+        let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
+        self.target.show(&report)
+    }
+
+    fn plan(&self) -> Result<Plan, String> {
+        if self.senders > self.members {
+            return Err(format!("--senders {} is more than --members {}", self.senders, self.members));
+        }
+        if !(TEXT_BYTES_MIN..=TEXT_BYTES_MAX).contains(&self.bytes) {
+            return Err(format!("--bytes {} is not within {TEXT_BYTES_MIN} to {TEXT_BYTES_MAX}", self.bytes));
+        }
+        if self.seconds.is_zero() {
+            return Err("--seconds must be more than 0".into());
+        }
+        let pace = match (self.closed_loop, self.rate) {
+            (Some(outstanding), _) => Pace::Closed { outstanding: outstanding as usize },
+            (_, Some(per_second)) if per_second.is_finite() && per_second > 0.0 => Pace::Open { per_second },
+            _ => return Err("--rate must be a number over 0".into()),
+        };
+        Ok(Plan {
+            rooms: self.rooms as usize,
+            members: self.members as usize,
+            senders: self.senders as usize,
+            pace,
+            text_bytes: self.bytes,
+            warm_up: self.warm_up_seconds,
+            measured: self.seconds,
+        })
+    }
+}
+
+impl ConnectionsArgs {
+    fn run(self) -> Result<bool, Failure> {
+        let fixtures = self.target.read()?;
+        let loopback = self.target.url.address.ip().is_loopback() && self.target.url.address.is_ipv4();
+        if self.sources > 1 && !loopback {
+            return Err(Failure::Arguments("--sources needs a server on 127.0.0.1".into()));
+        }
+        let seats = fixtures.spread(self.count as usize);
+        let Target { url, pid, .. } = &self.target;
+        let report = idle::run(url, &seats, self.sources, self.hold_seconds, pid).map_err(Failure::Run)?;
+        self.target.show(&report)
+    }
+}
+
+impl Target {
+    fn read(&self) -> Result<Fixtures, Failure> {
+        for pid in &self.pid {
+            process::CpuTime::read(&[*pid]).map_err(Failure::Arguments)?;
+            if let Some(cpu) = process::shared_cpu(*pid) {
+                eprintln!("ringroom-perf: warning: process {pid} may run on CPU {cpu} as this one may; pin them apart");
+            }
+        }
+        Fixtures::read(&self.fixtures).map_err(Failure::Arguments)
+    }
+
+    /// Shows the report; whether all went well.
+    fn show(&self, report: &impl Verdict) -> Result<bool, Failure> {
+        let json = serde_json::to_string_pretty(report).map_err(|error| Failure::Run(error.to_string()))?;
+        match &self.json {
+            Some(path) if path.as_os_str() == "-" => println!("{json}"),
+            other => {
+                print!("{report}");
+                if let Some(path) = other {
+                    std::fs::write(path, json + "\n")
+                        .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
+                }
+            }
+        }
+        Ok(report.faults().is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn plan(args: &str) -> Result<Plan, String> {
+        let line = format!("ringroom-perf load --url ws://127.0.0.1:1 --fixtures f {args}");
+        match Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?.command {
+            Command::Load(args) => args.plan(),
+            Command::Connections(_) => Err("connections".into()),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        Cli::command().debug_assert();
+        for args in [
+            "--rooms 1",
+            "--closed-loop 1 --rate 5",
+            "--closed-loop 0",
+            "--closed-loop 1 --senders 11",
+            "--closed-loop 1 --bytes 23",
+            "--closed-loop 1 --bytes 4097",
+            "--closed-loop 1 --seconds 0",
+            "--closed-loop 1 --seconds -1",
+            "--closed-loop 1 --rooms 0",
+            "--rate 0",
+            "--rate nan",
+        ] {
+            assert!(plan(args).is_err(), "{args}");
+        }
+    }
+
+    #[test]
+    fn a_plan_is_what_was_asked() {
+        let plan =
+            plan("--closed-loop 16 --rooms 2 --members 200 --senders 4 --warm-up-seconds 0 --seconds 0.5").unwrap();
+        assert!(matches!(plan.pace, Pace::Closed { outstanding: 16 }));
+        assert_eq!((plan.rooms, plan.members, plan.senders, plan.text_bytes), (2, 200, 4, 64));
+        assert_eq!((plan.warm_up, plan.measured), (Duration::ZERO, Duration::from_millis(500)));
+    }
+}

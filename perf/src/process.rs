@@ -1,0 +1,189 @@
+//! What a process has used, out of /proc: CPU by thread, memory. Reads files; owns nothing; wants no privilege but to be
+//! allowed to look at the process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use serde::Serialize;
+
+/// CPU time that each thread of some processes has used so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CpuTime {
+    threads: BTreeMap<u32, (String, u64)>,
+}
+
+impl CpuTime {
+    /// Reads `/proc/PID/task/*/comm` and `schedstat` (time on a CPU in nanoseconds: proc(5)).
+    ///
+    /// # Errors
+    /// There is no such process, or the kernel keeps no schedstat.
+    pub(crate) fn read(pids: &[u32]) -> Result<Self, String> {
+        let mut threads = BTreeMap::new();
+        for pid in pids {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| no_process(*pid, &error))?;
+            for task in tasks.flatten() {
+                let Ok(tid) = task.file_name().to_string_lossy().parse() else { continue };
+                // A thread may end between being listed and being read.
+                let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
+                let Ok(stat) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+                let ran_ns = stat.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0);
+                threads.insert(tid, (name.trim_end().to_owned(), ran_ns));
+            }
+            if threads.is_empty() {
+                return Err(format!("/proc/{pid}/task/*/schedstat cannot be read; the kernel needs CONFIG_SCHED_INFO"));
+            }
+        }
+        Ok(Self { threads })
+    }
+
+    /// Nanoseconds used since `earlier`, summed over the threads of a name; numbers at a name's end do not tell names
+    /// apart (`shard-0` and `shard-1` are `shard`).
+    pub(crate) fn since(&self, earlier: &Self) -> BTreeMap<String, u64> {
+        let mut by_name = BTreeMap::new();
+        for (tid, (name, ran_ns)) in &self.threads {
+            let before_ns = earlier.threads.get(tid).map_or(0, |(_, before)| *before);
+            *by_name.entry(family(name)).or_insert(0) += ran_ns.saturating_sub(before_ns);
+        }
+        by_name
+    }
+}
+
+fn no_process(pid: u32, error: &io::Error) -> String {
+    format!("process {pid}: {error}; give the server's process id with --pid")
+}
+
+fn family(name: &str) -> String {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '-' | '_' | '/' | ':' | '#' | '.'));
+    if stem.is_empty() { name.to_owned() } else { stem.to_owned() }
+}
+
+/// Memory of some processes, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Memory {
+    /// Resident set (`VmRSS`).
+    pub(crate) rss_bytes: u64,
+    /// Its anonymous part (`RssAnon`): heap and stacks, what connections grow.
+    pub(crate) anonymous_bytes: u64,
+    /// Proportional share (`Pss`), 0 where smaps_rollup may not be read.
+    pub(crate) pss_bytes: u64,
+    /// Pages that are the process's alone (`Private_Clean` and `Private_Dirty`), 0 likewise.
+    pub(crate) private_bytes: u64,
+}
+
+impl Memory {
+    /// Reads `/proc/PID/status` and `/proc/PID/smaps_rollup`.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub(crate) fn read(pids: &[u32]) -> Result<Self, String> {
+        let mut sum = Self::default();
+        for pid in pids {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| no_process(*pid, &error))?;
+            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            sum.rss_bytes += kib_line(&status, "VmRSS:");
+            sum.anonymous_bytes += kib_line(&status, "RssAnon:");
+            sum.pss_bytes += kib_line(&rollup, "Pss:");
+            sum.private_bytes += kib_line(&rollup, "Private_Clean:") + kib_line(&rollup, "Private_Dirty:");
+        }
+        Ok(sum)
+    }
+}
+
+/// Memory that the kernel holds on behalf of everyone, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct KernelMemory {
+    /// `Slab` of /proc/meminfo: sockets, files, and all else that the kernel allocates.
+    pub(crate) slab_bytes: u64,
+    /// Socket buffers (`mem` of the TCP line in /proc/net/sockstat).
+    pub(crate) tcp_buffer_bytes: u64,
+}
+
+impl KernelMemory {
+    /// Reads what may be read; the rest is 0.
+    pub(crate) fn read() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let tcp_pages = sockstat
+            .lines()
+            .find(|line| line.starts_with("TCP:"))
+            .and_then(|line| line.rsplit_once("mem "))
+            .and_then(|(_, pages)| pages.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        Self {
+            slab_bytes: kib_line(&meminfo, "Slab:"),
+            tcp_buffer_bytes: tcp_pages * rustix::param::page_size() as u64,
+        }
+    }
+}
+
+fn kib_line(text: &str, key: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(key));
+    value.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// CPU time that the calling thread has used, in nanoseconds.
+pub(crate) fn own_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A CPU that this process and process `pid` may both run on, when there is one.
+pub(crate) fn shared_cpu(pid: u32) -> Option<u32> {
+    let allowed = |path: String| {
+        let status = fs::read_to_string(path).unwrap_or_default();
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        cpu_list(list.unwrap_or_default())
+    };
+    let ours = allowed("/proc/self/status".into());
+    allowed(format!("/proc/{pid}/status")).into_iter().find(|cpu| ours.contains(cpu))
+}
+
+fn cpu_list(text: &str) -> Vec<u32> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse::<u32>().ok()?..=last.trim().parse().ok()?)
+    };
+    text.split(',').filter_map(range).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_one_kind_are_summed() {
+        for (name, want) in [("shard-0", "shard"), ("shard12", "shard"), ("iou-wrk-771", "iou-wrk"), ("42", "42")] {
+            assert_eq!(family(name), want);
+        }
+        let at = |threads: &[(u32, &str, u64)]| CpuTime {
+            threads: threads.iter().map(|(tid, name, ns)| (*tid, ((*name).to_owned(), *ns))).collect(),
+        };
+        let earlier = at(&[(1, "main", 100), (2, "shard-0", 50), (3, "gone", 9)]);
+        let later = at(&[(1, "main", 110), (2, "shard-0", 80), (4, "shard-1", 7)]);
+        let used = later.since(&earlier);
+        assert_eq!(used, BTreeMap::from([("main".to_owned(), 10), ("shard".to_owned(), 37)]));
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let own = [std::process::id()];
+        let before = CpuTime::read(&own).unwrap();
+        let cpu_ns = own_cpu_ns();
+        while own_cpu_ns() - cpu_ns < 30_000_000 {}
+        let used: u64 = CpuTime::read(&own).unwrap().since(&before).values().sum();
+        assert!(used >= 15_000_000, "{used}");
+        let memory = Memory::read(&own).unwrap();
+        assert!(memory.rss_bytes >= memory.anonymous_bytes && memory.anonymous_bytes > 0, "{memory:?}");
+        assert!(shared_cpu(own[0]).is_some());
+        assert!(CpuTime::read(&[u32::MAX]).unwrap_err().contains("--pid"));
+    }
+
+    #[test]
+    fn lists_and_lines_of_proc_are_read() {
+        assert_eq!(cpu_list("\t0-2,5"), [0, 1, 2, 5]);
+        assert_eq!(cpu_list(""), [0; 0]);
+        assert_eq!(kib_line("VmHWM:  9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"), 12 * 1024);
+        assert_eq!(kib_line("", "VmRSS:"), 0);
+    }
+}

@@ -1,0 +1,287 @@
+//! What a run found, as text for a person and as JSON for a program. Every figure has its unit in its name.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::process::Memory;
+
+/// Above this share of a core the client may be what limits the run.
+pub(crate) const CLIENT_BUSY_MAX: f64 = 0.9;
+
+/// What `load` found.
+#[derive(Debug, Serialize)]
+pub(crate) struct LoadReport {
+    pub(crate) rooms: usize,
+    pub(crate) members_per_room: usize,
+    pub(crate) senders_per_room: usize,
+    pub(crate) outstanding_per_room: Option<usize>,
+    pub(crate) messages_per_second_per_room_asked: Option<f64>,
+    pub(crate) text_bytes: usize,
+    pub(crate) seconds: f64,
+    pub(crate) messages: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) messages_per_second: f64,
+    pub(crate) deliveries_per_second: f64,
+    pub(crate) latency: Latency,
+    pub(crate) server_cpu: Option<ServerCpu>,
+    pub(crate) server_memory: Option<Memory>,
+    /// Share of one core that the client's thread used.
+    pub(crate) client_busy: f64,
+    pub(crate) client_ns_per_delivery: f64,
+    /// Over the whole run, warm-up and end included.
+    pub(crate) messages_verified: u64,
+    pub(crate) deliveries_verified: u64,
+    pub(crate) faults: Vec<String>,
+}
+
+/// From a message's sending to its echo at the sender, in microseconds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) count: u64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    pub(crate) max_us: f64,
+}
+
+impl Latency {
+    /// Reads off a histogram of nanoseconds.
+    pub(crate) fn of(latency_ns: &Histogram<u64>) -> Self {
+        let us = |ns: u64| (ns as f64 / 10.0).round() / 100.0;
+        Self {
+            count: latency_ns.len(),
+            p50_us: us(latency_ns.value_at_quantile(0.5)),
+            p99_us: us(latency_ns.value_at_quantile(0.99)),
+            p999_us: us(latency_ns.value_at_quantile(0.999)),
+            max_us: us(latency_ns.max()),
+        }
+    }
+}
+
+/// The server's CPU over a stretch of time in which it did `events` things: deliveries, or connections.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServerCpu {
+    /// Nanoseconds used, by threads of a name.
+    pub(crate) ns_by_thread: BTreeMap<String, u64>,
+    /// Cores in use, all threads.
+    pub(crate) cores: f64,
+    /// Nanoseconds an event, all threads.
+    pub(crate) ns_per_event: f64,
+    /// Nanoseconds an event in threads whose name holds `shard`; a server without such threads has none.
+    pub(crate) shard_ns_per_event: Option<f64>,
+}
+
+impl ServerCpu {
+    /// Divides what was used among `events`.
+    pub(crate) fn of(ns_by_thread: BTreeMap<String, u64>, seconds: f64, events: u64) -> Self {
+        let total: u64 = ns_by_thread.values().sum();
+        let events = events.max(1) as f64;
+        let shards: Vec<u64> =
+            ns_by_thread.iter().filter(|(name, _)| name.contains("shard")).map(|(_, used)| *used).collect();
+        Self {
+            cores: total as f64 / 1e9 / seconds,
+            ns_per_event: total as f64 / events,
+            shard_ns_per_event: (!shards.is_empty()).then(|| shards.iter().sum::<u64>() as f64 / events),
+            ns_by_thread,
+        }
+    }
+}
+
+/// Bytes that one more connection cost a server.
+#[derive(Debug, Serialize)]
+pub(crate) struct PerConnection {
+    /// By `VmRSS`.
+    pub(crate) rss: i64,
+    /// By `RssAnon`: user memory proper.
+    pub(crate) anonymous: i64,
+    /// By `Pss`.
+    pub(crate) pss: i64,
+    /// By private pages.
+    pub(crate) private: i64,
+}
+
+impl PerConnection {
+    /// The growth from `before` to `after`, shared by `connections`.
+    pub(crate) fn of(before: &Memory, after: &Memory, connections: u64) -> Self {
+        let share = |before: u64, after: u64| (after as i64 - before as i64) / connections.max(1) as i64;
+        Self {
+            rss: share(before.rss_bytes, after.rss_bytes),
+            anonymous: share(before.anonymous_bytes, after.anonymous_bytes),
+            pss: share(before.pss_bytes, after.pss_bytes),
+            private: share(before.private_bytes, after.private_bytes),
+        }
+    }
+}
+
+/// What `connections` found.
+#[derive(Debug, Serialize)]
+pub(crate) struct ConnectionsReport {
+    pub(crate) asked: usize,
+    pub(crate) opened: usize,
+    pub(crate) held: usize,
+    pub(crate) connecting_seconds: f64,
+    pub(crate) connections_per_second: f64,
+    pub(crate) hold_seconds: f64,
+    pub(crate) connecting_cpu: Option<ServerCpu>,
+    pub(crate) idle_cpu: Option<ServerCpu>,
+    pub(crate) memory_before: Option<Memory>,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) bytes_per_connection: Option<PerConnection>,
+    /// Growth of the whole machine's slab, both ends of each connection included.
+    pub(crate) kernel_slab_bytes_per_connection: u64,
+    pub(crate) tcp_buffer_bytes: u64,
+    pub(crate) faults: Vec<String>,
+}
+
+/// A report that can say whether all went well.
+pub(crate) trait Verdict: Display + Serialize {
+    /// What went wrong, a line each.
+    fn faults(&self) -> &[String];
+}
+
+impl Verdict for LoadReport {
+    fn faults(&self) -> &[String] {
+        &self.faults
+    }
+}
+
+impl Verdict for ConnectionsReport {
+    fn faults(&self) -> &[String] {
+        &self.faults
+    }
+}
+
+impl Display for LoadReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let pace = match (self.outstanding_per_room, self.messages_per_second_per_room_asked) {
+            (Some(outstanding), _) => format!("closed loop, {outstanding} outstanding a room"),
+            (_, rate) => format!("open loop, {} messages/s a room", rate.unwrap_or_default()),
+        };
+        let Self { rooms, members_per_room, senders_per_room, text_bytes, seconds, .. } = self;
+        writeln!(f, "load        {rooms} rooms x {members_per_room} members, {senders_per_room} senders a room")?;
+        writeln!(f, "            {pace}, {text_bytes} bytes, {seconds:.1} s")?;
+        writeln!(f, "messages    {}/s", grouped(self.messages_per_second))?;
+        writeln!(f, "deliveries  {}/s", grouped(self.deliveries_per_second))?;
+        let Latency { p50_us, p99_us, p999_us, max_us, .. } = self.latency;
+        writeln!(f, "latency     p50 {p50_us:.0} us, p99 {p99_us:.0} us, p99.9 {p999_us:.0} us, max {max_us:.0} us")?;
+        if let Some(cpu) = &self.server_cpu {
+            write_cpu(f, "server cpu ", cpu, "delivery")?;
+        }
+        if let Some(memory) = &self.server_memory {
+            writeln!(f, "server mem  {} resident", bytes(memory.rss_bytes))?;
+        }
+        let Self { client_busy, client_ns_per_delivery, .. } = self;
+        writeln!(f, "client      {:.0} % of a core, {client_ns_per_delivery:.0} ns a delivery", client_busy * 100.0)?;
+        if *client_busy > CLIENT_BUSY_MAX {
+            writeln!(f, "WARNING     the client is the bottleneck: it shows its own limit, not the server's")?;
+        }
+        let (messages, deliveries) = (self.messages_verified, self.deliveries_verified);
+        write_verdict(f, &self.faults, &format!("{messages} messages, {deliveries} deliveries: each once, in order"))
+    }
+}
+
+impl Display for ConnectionsReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { asked, opened, held, connecting_seconds, connections_per_second, hold_seconds, .. } = self;
+        writeln!(
+            f,
+            "connected   {opened} of {asked} in {connecting_seconds:.2} s: {}/s",
+            grouped(*connections_per_second)
+        )?;
+        writeln!(f, "held        {held} for {hold_seconds:.0} s")?;
+        if let Some(cpu) = &self.connecting_cpu {
+            write_cpu(f, "connecting ", cpu, "connection")?;
+        }
+        if let Some(cpu) = &self.idle_cpu {
+            writeln!(f, "idle        {:.4} cores", cpu.cores)?;
+        }
+        if let (Some(each), Some(before), Some(after)) = (&self.bytes_per_connection, &self.memory_before, &self.memory)
+        {
+            let (from, to) = (bytes(before.rss_bytes), bytes(after.rss_bytes));
+            writeln!(f, "server mem  {from} -> {to} resident")?;
+            writeln!(f, "            {} bytes of user memory a connection (anonymous)", each.anonymous)?;
+            writeln!(f, "            {} resident, {} Pss, {} private", each.rss, each.pss, each.private)?;
+        }
+        writeln!(
+            f,
+            "kernel mem  {} bytes of slab a connection (both its ends), {} in TCP buffers",
+            self.kernel_slab_bytes_per_connection,
+            bytes(self.tcp_buffer_bytes)
+        )?;
+        write_verdict(f, &self.faults, "every connection stayed open")
+    }
+}
+
+fn write_cpu(f: &mut Formatter<'_>, label: &str, cpu: &ServerCpu, event: &str) -> fmt::Result {
+    writeln!(f, "{label} {:.0} ns a {event}, {:.2} cores", cpu.ns_per_event, cpu.cores)?;
+    if let Some(shard) = cpu.shard_ns_per_event {
+        writeln!(f, "            {shard:.0} ns a {event} in shard threads")?;
+    }
+    let total: u64 = cpu.ns_by_thread.values().sum();
+    for (name, used) in cpu.ns_by_thread.iter().filter(|(_, used)| **used > 0) {
+        let (ms, share) = (*used as f64 / 1e6, *used as f64 * 100.0 / total as f64);
+        writeln!(f, "            {name}: {ms:.1} ms, {share:.1} %")?;
+    }
+    Ok(())
+}
+
+fn write_verdict(f: &mut Formatter<'_>, faults: &[String], whole: &str) -> fmt::Result {
+    if faults.is_empty() {
+        return writeln!(f, "verified    {whole}");
+    }
+    faults.iter().try_for_each(|fault| writeln!(f, "FAULT       {fault}"))
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
+        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+    }
+}
+
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let parts: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|part| str::from_utf8(part).unwrap_or("")).collect();
+    parts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_what_was_recorded() {
+        let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap();
+        for us in 1..=10_000 {
+            histogram.record(us * 1000).unwrap();
+        }
+        let latency = Latency::of(&histogram);
+        for (got, want) in
+            [(latency.p50_us, 5000.0), (latency.p99_us, 9900.0), (latency.p999_us, 9990.0), (latency.max_us, 10_000.0)]
+        {
+            assert!((got - want).abs() / want < 0.001, "{got} is not {want}");
+        }
+        assert_eq!(latency.count, 10_000);
+    }
+
+    #[test]
+    fn cpu_is_shared_among_events_and_shards_are_told_apart() {
+        let used = BTreeMap::from([("shard".to_owned(), 3_000_000), ("writer".to_owned(), 1_000_000)]);
+        let cpu = ServerCpu::of(used.clone(), 0.01, 1000);
+        assert_eq!((cpu.ns_per_event, cpu.shard_ns_per_event, cpu.cores), (4000.0, Some(3000.0), 0.4));
+        let none = ServerCpu::of(BTreeMap::from([("node".to_owned(), 10)]), 1.0, 0);
+        assert_eq!((none.ns_per_event, none.shard_ns_per_event), (10.0, None));
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        for (number, want) in [(0.0, "0"), (999.4, "999"), (1000.0, "1,000"), (1_234_567.0, "1,234,567")] {
+            assert_eq!(grouped(number), want);
+        }
+        assert_eq!(bytes(2048), "2.0 KiB");
+        assert_eq!(bytes(3 << 20), "3.0 MiB");
+    }
+}
