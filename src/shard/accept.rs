@@ -1,0 +1,102 @@
+//! A shard's listening socket: several accepts wait on it at once, so that a storm of clients is let in by the turn.
+//!
+//! In: completed accepts. Out: sockets. Every shard has a listener of its own on the same address (`SO_REUSEPORT`); the
+//! kernel spreads the clients.
+
+use std::{io, net::Shutdown, net::SocketAddr, os::fd::AsFd, os::fd::OwnedFd};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::ring::Accept;
+use crate::limits::ACCEPTS_IN_FLIGHT;
+
+/// Connections that the kernel completes and keeps while the shard is busy; `net.core.somaxconn` bounds it further.
+const BACKLOG: i32 = 4096;
+
+/// Binds one listener a shard, all to the same address; with port 0 the kernel chooses one port for them all.
+/// That the address is not taken is [`preflight::address`](crate::preflight::address)'s to find out: another process of
+/// the same user may join an address that was bound with `SO_REUSEPORT`.
+pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
+    let mut listeners = vec![listen(address)?];
+    let address = local_address(&listeners[0])?;
+    for _ in 1..count {
+        listeners.push(listen(address)?);
+    }
+    Ok(listeners)
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let listener = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    listener.set_reuse_address(true)?;
+    listener.set_reuse_port(true)?;
+    // Accepted sockets inherit this from their listener on Linux, which saves a system call a client.
+    listener.set_tcp_nodelay(true)?;
+    listener.bind(&address.into())?;
+    listener.listen(BACKLOG)?;
+    Ok(listener)
+}
+
+/// The address that a socket is bound to.
+pub fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("a TCP socket has an IP address"))
+}
+
+/// The accepts of one shard.
+pub struct Acceptor {
+    listener: Socket,
+    accepts: Vec<Option<Accept>>,
+    open: bool,
+}
+
+impl Acceptor {
+    /// Begins to accept on `listener`. On the ring's thread.
+    pub fn new(listener: Socket) -> Acceptor {
+        let mut acceptor = Acceptor { listener, accepts: Vec::new(), open: true };
+        acceptor.accepts.resize_with(ACCEPTS_IN_FLIGHT, || None);
+        acceptor.rearm();
+        acceptor
+    }
+
+    /// Puts back the accepts that failed for want of something that may be there again by now.
+    pub fn rearm(&mut self) {
+        for index in 0..self.accepts.len() {
+            self.arm(index);
+        }
+    }
+
+    fn arm(&mut self, index: usize) {
+        if self.open && self.accepts[index].is_none() {
+            self.accepts[index] = Some(Accept::submit(index as u32, self.listener.as_fd()));
+        }
+    }
+
+    /// An accept completed. After an error that slot rests until [`Acceptor::rearm`]; `None` while closing.
+    pub fn accepted(&mut self, index: usize) -> Option<io::Result<OwnedFd>> {
+        let accepted = self.accepts[index].as_mut()?.finish(index as u32)?;
+        self.accepts[index] = None;
+        match accepted {
+            _ if !self.open => None,
+            // The client gave up while it waited (accept(2)): not the server's trouble.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {
+                self.arm(index);
+                None
+            }
+            Ok(socket) => {
+                self.arm(index);
+                Some(Ok(socket))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Accepts no more. The accepts in flight come back as errors.
+    pub fn close(&mut self) {
+        self.open = false;
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+    }
+
+    /// Closed, and nothing of it is in the kernel's hands.
+    pub fn is_done(&self) -> bool {
+        !self.open && self.accepts.iter().all(Option::is_none)
+    }
+}

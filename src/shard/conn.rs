@@ -1,0 +1,616 @@
+//! The connections of one shard: bytes in, bytes out, heartbeats, deadlines and ends.
+//!
+//! In: completions of receives and sends, and what the shard's [`Service`](super::Service) asks for. Out: operations on the
+//! ring. It knows WebSocket connections and their life; what the messages in them mean is the service's affair, which
+//! keeps its own state of an open connection in `P`.
+//!
+//! ```text
+//!  Head --request--> Asked --open--> Open --close--> Closing --peer's close--> Lingering --EOF--> gone
+//!    \______refuse______/\____________ peer's close, offence, refusal ____________^
+//! ```
+//!
+//! A connection has at most one receive and one send in flight. What the server has to say to one connection alone goes
+//! through its outbox; a room's log is sent past it, by [`Conns::transmit`]. To end a connection its socket is shut down,
+//! and its slot is freed once both operations have come back, so that no buffer is lost.
+
+use std::{
+    net::Shutdown,
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use slab::Slab;
+use socket2::SockRef;
+
+use super::ring::{Outgoing, Pool, Receive, Received, Transmit};
+use crate::{
+    close::Close,
+    limits::OUTBOX_BYTES_MAX,
+    metrics::Counters,
+    ws::{
+        encode,
+        frame::Decoder,
+        handshake::Refusal,
+    },
+};
+
+/// Names a connection of this shard, and stays unambiguous after its slot was used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    index: u32,
+    generation: u32,
+}
+
+impl ConnId {
+    /// The connection's slot: unique among this shard's connections of one moment.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// How long things may take, and how many connections there may be; per shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a request head to be complete.
+    pub head: Duration,
+    /// Between two pings.
+    pub ping: Duration,
+    /// For the peer to answer a close frame and to end the connection.
+    pub close: Duration,
+    /// For the last messages to be saved when the server stops.
+    pub settle: Duration,
+    /// Connections of this shard.
+    pub conns_max: usize,
+    /// Connections of this shard whose request is not answered.
+    pub asking_max: usize,
+}
+
+enum Phase<P> {
+    /// Its request head is not complete; the bytes so far are in the stash.
+    Head,
+    /// The service decides on its request; what came after the head is in the stash.
+    Asked,
+    /// A WebSocket connection.
+    Open(P),
+    /// The server sent a close frame and waits for the peer's.
+    Closing,
+    /// All is said: what is left to send goes out, then a FIN, and what still comes in is discarded until its end.
+    Lingering {
+        /// The FIN is out.
+        shut: bool,
+    },
+    /// Shut down both ways; waits for its operations to come back.
+    Dead,
+}
+
+struct Conn<P> {
+    socket: OwnedFd,
+    generation: u32,
+    phase: Phase<P>,
+    receive: Option<Receive>,
+    transmit: Option<Transmit>,
+    decoder: Decoder,
+    /// Bytes that came in and wait to be looked at.
+    stash: Option<Box<Vec<u8>>>,
+    outbox: BytesMut,
+    /// Second of this shard's life at which something is due: by phase, a heartbeat or an end.
+    due: u32,
+    /// Second in which the peer was last heard of.
+    heard: u32,
+    /// The service wants no more messages of it for the moment.
+    paused: bool,
+}
+
+/// No deadline: somebody else answers for this phase.
+const NEVER: u32 = u32::MAX;
+
+/// The connections of one shard.
+pub struct Conns<P> {
+    slots: Slab<Conn<P>>,
+    pool: Rc<Pool>,
+    patience: Patience,
+    counters: Arc<Counters>,
+    generation: u32,
+    /// Seconds since the shard began.
+    now: u32,
+    /// Connections in `Head` or `Asked`.
+    asking: usize,
+    /// Left `Open`, and the service does not know yet.
+    departed: Vec<P>,
+    /// Have something in their outbox that was written in this turn.
+    unsent: Vec<u32>,
+    /// Found no buffer: to be asked again once there are some.
+    starved: Vec<u32>,
+    /// Were resumed or brought bytes with them: their stash is to be looked at.
+    stashed: Vec<ConnId>,
+}
+
+/// What a completed receive means for the shard.
+pub enum Arrived {
+    /// Bytes of a request head.
+    Head(ConnId, Received),
+    /// Bytes of frames.
+    Frames(ConnId, Received),
+    /// Nothing to do.
+    Nothing,
+}
+
+impl<P> Conns<P> {
+    /// No connections yet.
+    pub fn new(pool: Rc<Pool>, patience: Patience, counters: Arc<Counters>) -> Conns<P> {
+        Conns {
+            slots: Slab::new(),
+            pool,
+            patience,
+            counters,
+            generation: 0,
+            now: 0,
+            asking: 0,
+            departed: Vec::new(),
+            unsent: Vec::new(),
+            starved: Vec::new(),
+            stashed: Vec::new(),
+        }
+    }
+
+    /// How many connections there are, ending ones among them.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Not one connection.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// How long they may take.
+    pub(super) fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// This shard's counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    // ---- Beginnings -------------------------------------------------------------------------------------------------
+
+    /// A socket that was just accepted. Refused at once when the shard has all the connections it may have.
+    pub fn accept(&mut self, socket: OwnedFd) {
+        self.counters.accepted.up();
+        let full = self.slots.len() >= self.patience.conns_max || self.asking >= self.patience.asking_max;
+        let id = self.insert(socket, Phase::Head, None);
+        self.slots[id.index()].due = self.after(self.patience.head);
+        match full {
+            true => self.refuse(id, Refusal::Full),
+            false => self.arm(id.index()),
+        }
+    }
+
+    /// A socket whose request head another shard has read: the service decides on it next. `early` is what came after
+    /// the head.
+    pub fn adopt(&mut self, socket: OwnedFd, early: Vec<u8>) -> ConnId {
+        self.insert(socket, Phase::Asked, (!early.is_empty()).then(|| Box::new(early)))
+    }
+
+    fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Option<Box<Vec<u8>>>) -> ConnId {
+        self.generation = self.generation.wrapping_add(1);
+        self.asking += 1;
+        let index = self.slots.insert(Conn {
+            socket,
+            generation: self.generation,
+            phase,
+            receive: None,
+            transmit: None,
+            decoder: Decoder::new(),
+            stash,
+            outbox: BytesMut::new(),
+            due: NEVER,
+            heard: self.now,
+            paused: false,
+        });
+        ConnId { index: index as u32, generation: self.generation }
+    }
+
+    /// The request head is complete and took `len` of the bytes that came; the rest stays for later.
+    pub(super) fn asked(&mut self, id: ConnId, head: &mut [u8], len: usize) {
+        let rest = &head[len..];
+        let conn = &mut self.slots[id.index()];
+        conn.stash = (!rest.is_empty()).then(|| Box::new(rest.to_vec()));
+        (conn.phase, conn.due) = (Phase::Asked, NEVER);
+    }
+
+    /// The head is still incomplete with these bytes.
+    pub(super) fn keep_head(&mut self, id: ConnId, bytes: Vec<u8>) {
+        self.slots[id.index()].stash = Some(Box::new(bytes));
+        self.arm(id.index());
+    }
+
+    /// Bytes kept from earlier.
+    pub(super) fn take_stash(&mut self, id: ConnId) -> Option<Vec<u8>> {
+        self.get_mut(id)?.stash.take().map(|stash| *stash)
+    }
+
+    /// Takes a connection that was asked about out of this shard: its socket, and what was read after its head.
+    pub fn take(&mut self, id: ConnId) -> Option<(OwnedFd, Vec<u8>)> {
+        let conn = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked) && conn.receive.is_none())?;
+        debug_assert!(conn.transmit.is_none(), "nothing is sent before the request is answered");
+        self.asking -= 1;
+        let conn = self.slots.remove(id.index());
+        Some((conn.socket, conn.stash.map(|stash| *stash).unwrap_or_default()))
+    }
+
+    /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first.
+    pub fn open(&mut self, id: ConnId, greeting: impl FnOnce(&mut BytesMut), peer: P) {
+        let due = self.after(self.patience.ping);
+        let now = self.now;
+        let Some(conn) = self.slots.get_mut(id.index()).filter(|conn| conn.generation == id.generation) else { return };
+        greeting(&mut conn.outbox);
+        (conn.phase, conn.due, conn.heard) = (Phase::Open(peer), due, now);
+        self.asking -= 1;
+        self.counters.opened.up();
+        self.unsent.push(id.index);
+        match conn.stash {
+            Some(_) => self.stashed.push(id),
+            None => self.arm(id.index()),
+        }
+    }
+
+    /// Answers the handshake only to close the connection: a close code reaches a client on an open socket alone.
+    pub fn open_and_close(&mut self, id: ConnId, accept: &[u8], close: Close) {
+        let Some(conn) = self.get_mut(id) else { return };
+        conn.outbox.extend_from_slice(accept);
+        self.asking -= 1;
+        self.slots[id.index()].phase = Phase::Closing;
+        self.say_close(id, close);
+    }
+
+    /// Answers the request with something else than an upgrade, and ends the connection.
+    pub fn refuse(&mut self, id: ConnId, refusal: Refusal) {
+        let Some(conn) = self.get_mut(id) else { return };
+        conn.outbox.extend_from_slice(&refusal.response());
+        self.asking -= 1;
+        self.counters.refused.up();
+        self.linger(id.index());
+    }
+
+    // ---- What the service asks of an open connection ----------------------------------------------------------------
+
+    fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn<P>> {
+        self.slots.get_mut(id.index()).filter(|conn| conn.generation == id.generation)
+    }
+
+    /// The service's state of an open connection; `None` once it is ending.
+    pub fn peer(&mut self, id: ConnId) -> Option<&mut P> {
+        match &mut self.get_mut(id)?.phase {
+            Phase::Open(peer) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The request of this connection still waits for an answer.
+    pub fn is_asking(&self, id: ConnId) -> bool {
+        self.slots
+            .get(id.index())
+            .is_some_and(|conn| conn.generation == id.generation && matches!(conn.phase, Phase::Asked))
+    }
+
+    /// Says something to one open connection: `write` appends whole frames, which leave at the end of the turn.
+    pub fn say(&mut self, id: ConnId, write: impl FnOnce(&mut BytesMut)) {
+        if let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Open(_))) {
+            write(&mut conn.outbox);
+            self.unsent.push(id.index);
+        }
+    }
+
+    /// The peer of an open connection with nothing in flight and nothing to be said first: it may be sent the log.
+    pub fn listening(&mut self, id: ConnId) -> Option<&mut P> {
+        let conn = self.get_mut(id)?;
+        match &mut conn.phase {
+            Phase::Open(peer) if conn.transmit.is_none() && conn.outbox.is_empty() => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// Sends to a connection that [listens](Conns::listening); the service hears of it when it listens again.
+    pub fn transmit(&mut self, id: ConnId, outgoing: Outgoing) {
+        let conn = &mut self.slots[id.index()];
+        debug_assert!(conn.transmit.is_none(), "one send at a time, or bytes would mix");
+        conn.transmit = Some(Transmit::submit(id.index, conn.socket.as_fd(), outgoing));
+    }
+
+    /// Takes no further messages of this connection until [`Conns::resume`].
+    pub fn pause(&mut self, id: ConnId) {
+        if let Some(conn) = self.get_mut(id) {
+            conn.paused = true;
+        }
+    }
+
+    /// Takes messages again, first those that came in meanwhile.
+    pub fn resume(&mut self, id: ConnId) {
+        if let Some(conn) = self.get_mut(id).filter(|conn| conn.paused) {
+            conn.paused = false;
+            self.stashed.push(id);
+        }
+    }
+
+    /// Closes an open connection: a close frame, the peer's answer, the end.
+    pub fn close(&mut self, id: ConnId, close: Close) {
+        if self.depart(id, Phase::Closing) {
+            self.say_close(id, close);
+        }
+    }
+
+    // ---- Bytes in ---------------------------------------------------------------------------------------------------
+
+    /// A receive of slot `index` completed.
+    pub(super) fn received(&mut self, index: usize) -> Arrived {
+        let Some(conn) = self.slots.get_mut(index) else { return Arrived::Nothing };
+        let Some(received) = conn.receive.as_mut().and_then(|receive| receive.finish(index as u32, &self.pool)) else {
+            return Arrived::Nothing;
+        };
+        conn.receive = None;
+        conn.heard = self.now;
+        let id = ConnId { index: index as u32, generation: conn.generation };
+        match received {
+            _ if matches!(conn.phase, Phase::Dead) => self.bury(index),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.counters.buffers_short.up();
+                self.starved.push(index as u32);
+            }
+            Err(_) => self.lost(id),
+            Ok(bytes) if bytes.is_empty() => self.lost(id),
+            Ok(bytes) => match conn.phase {
+                Phase::Head => return Arrived::Head(id, bytes),
+                Phase::Open(_) | Phase::Closing => return Arrived::Frames(id, bytes),
+                Phase::Lingering { .. } => self.arm(index),
+                Phase::Asked | Phase::Dead => debug_assert!(false, "nobody asked for these bytes"),
+            },
+        }
+        Arrived::Nothing
+    }
+
+    /// The decoder of a connection, lent to the shard while it looks at bytes.
+    pub(super) fn lend_decoder(&mut self, id: ConnId) -> Option<Decoder> {
+        self.get_mut(id).map(|conn| std::mem::take(&mut conn.decoder))
+    }
+
+    /// The decoder comes back, with the bytes that are left because the connection was paused meanwhile.
+    pub(super) fn return_decoder(&mut self, id: ConnId, decoder: Decoder, left: &[u8]) {
+        let Some(conn) = self.get_mut(id) else { return };
+        conn.decoder = decoder;
+        if !left.is_empty() {
+            conn.stash = Some(Box::new(left.to_vec()));
+        }
+        self.arm(id.index());
+    }
+
+    /// Is the next frame of this connection to be looked at now?
+    pub(super) fn is_heard(&self, id: ConnId) -> bool {
+        self.slots.get(id.index()).is_some_and(|conn| {
+            conn.generation == id.generation && !conn.paused && matches!(conn.phase, Phase::Open(_) | Phase::Closing)
+        })
+    }
+
+    /// Asks for the next bytes, unless the connection may not have any now.
+    fn arm(&mut self, index: usize) {
+        let conn = &mut self.slots[index];
+        let wanted = match conn.phase {
+            Phase::Asked | Phase::Dead => false,
+            // A peer that makes the server talk and does not listen is not listened to either.
+            Phase::Open(_) => !conn.paused && conn.stash.is_none() && conn.outbox.len() <= OUTBOX_BYTES_MAX,
+            Phase::Head | Phase::Closing | Phase::Lingering { .. } => true,
+        };
+        if wanted && conn.receive.is_none() {
+            conn.receive = Some(Receive::submit(index as u32, conn.socket.as_fd()));
+        }
+    }
+
+    /// Connections whose stash is to be looked at now.
+    pub(super) fn take_stashed(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.stashed)
+    }
+
+    // ---- Bytes out --------------------------------------------------------------------------------------------------
+
+    /// A send of slot `index` completed. `Some`: the connection listens, and the service may send more.
+    pub(super) fn sent(&mut self, index: usize) -> Option<ConnId> {
+        let conn = self.slots.get_mut(index)?;
+        let left = conn.transmit.as_mut()?.finish(index as u32)?;
+        conn.transmit = None;
+        let id = ConnId { index: index as u32, generation: conn.generation };
+        match left {
+            _ if matches!(conn.phase, Phase::Dead) => self.bury(index),
+            Err(_) => self.lost(id),
+            Ok(left) if !left.is_empty() => self.transmit(id, left),
+            Ok(_) => self.flush(index),
+        }
+        self.listening(id).is_some().then_some(id)
+    }
+
+    /// Sends the outbox, or, when nothing is left to send, does what waited for that.
+    fn flush(&mut self, index: usize) {
+        let Some(conn) = self.slots.get_mut(index).filter(|conn| conn.transmit.is_none()) else { return };
+        if matches!(conn.phase, Phase::Dead) {
+            return;
+        }
+        if !conn.outbox.is_empty() {
+            // Taken whole: a split buffer would keep its memory for as long as the connection idles.
+            let bytes = std::mem::take(&mut conn.outbox).freeze();
+            conn.transmit = Some(Transmit::submit(index as u32, conn.socket.as_fd(), Outgoing::One(bytes)));
+        }
+        match conn.phase {
+            Phase::Lingering { shut: false } if conn.transmit.is_none() => {
+                conn.phase = Phase::Lingering { shut: true };
+                let _ = SockRef::from(&conn.socket).shutdown(Shutdown::Write);
+                self.arm(index);
+            }
+            _ => self.arm(index),
+        }
+    }
+
+    /// The end of a turn: what was said goes out, buffers go back to the kernel, and those who found none ask again.
+    pub(super) fn turn_ends(&mut self) {
+        for index in std::mem::take(&mut self.unsent) {
+            self.flush(index as usize);
+        }
+        if self.pool.provide() {
+            for index in std::mem::take(&mut self.starved) {
+                if self.slots.contains(index as usize) {
+                    self.arm(index as usize);
+                }
+            }
+        }
+    }
+
+    /// A buffer operation of slot `index` completed.
+    pub(super) fn provided(&mut self, index: usize) {
+        if let Err(error) = self.pool.provided(index as u32) {
+            tracing::warn!(%error, "the kernel took no receive buffers; they are offered again");
+        }
+    }
+
+    // ---- Ends -------------------------------------------------------------------------------------------------------
+
+    /// The peer sent a close frame: it is echoed if it is the first, and the connection ends.
+    pub(super) fn peer_closed(&mut self, id: ConnId, code: Option<u16>) {
+        if self.depart(id, Phase::Closing) {
+            self.counters.closed_by_peer.up();
+            let outbox = &mut self.slots[id.index()].outbox;
+            encode::close(outbox, code, "");
+        }
+        self.linger(id.index());
+    }
+
+    /// The peer broke the protocol: it is told why, and nothing it still says is looked at.
+    pub(super) fn offended(&mut self, id: ConnId, close: Close) {
+        if self.depart(id, Phase::Closing) {
+            self.say_close(id, close);
+        }
+        self.linger(id.index());
+    }
+
+    /// Takes the connection out of the service's hands. False if it was not in them.
+    fn depart(&mut self, id: ConnId, next: Phase<P>) -> bool {
+        let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Open(_))) else { return false };
+        if let Phase::Open(peer) = std::mem::replace(&mut conn.phase, next) {
+            self.departed.push(peer);
+        }
+        true
+    }
+
+    fn say_close(&mut self, id: ConnId, close: Close) {
+        let due = self.after(self.patience.close);
+        self.counters.closed(close).up();
+        let conn = &mut self.slots[id.index()];
+        encode::close(&mut conn.outbox, Some(close.code()), close.reason());
+        (conn.due, conn.paused) = (due, false);
+        if let Some(stash) = conn.stash.take() {
+            // Bytes of an unanswered past; the close frame of a peer that was paused is the only loss, and EOF follows it.
+            drop(stash);
+        }
+        self.unsent.push(id.index);
+        self.arm(id.index());
+    }
+
+    /// Sends what is left, then ends the connection and waits for the peer to do so.
+    fn linger(&mut self, index: usize) {
+        let due = self.after(self.patience.close);
+        let conn = &mut self.slots[index];
+        (conn.phase, conn.due, conn.stash) = (Phase::Lingering { shut: false }, due, None);
+        self.unsent.push(index as u32);
+    }
+
+    /// The peer is gone, or as good as gone.
+    fn lost(&mut self, id: ConnId) {
+        if self.depart(id, Phase::Dead) {
+            self.counters.vanished.up();
+        }
+        self.bury(id.index());
+    }
+
+    /// Frees the slot as soon as no operation of it is in the kernel's hands.
+    fn bury(&mut self, index: usize) {
+        let conn = &mut self.slots[index];
+        if matches!(conn.phase, Phase::Head | Phase::Asked) {
+            self.asking -= 1;
+        }
+        if conn.receive.is_none() && conn.transmit.is_none() {
+            self.slots.remove(index);
+            return;
+        }
+        if !matches!(conn.phase, Phase::Dead) {
+            let _ = SockRef::from(&conn.socket).shutdown(Shutdown::Both);
+        }
+        conn.phase = Phase::Dead;
+    }
+
+    /// Connections that ended since the last call, with what the service kept of them.
+    pub(super) fn take_departed(&mut self) -> Vec<P> {
+        std::mem::take(&mut self.departed)
+    }
+
+    // ---- Time -------------------------------------------------------------------------------------------------------
+
+    fn after(&self, wait: Duration) -> u32 {
+        // One more: the present second has partly gone by.
+        self.now.saturating_add(wait.as_secs() as u32 + 1)
+    }
+
+    /// The shard is `now` seconds old: does what is due.
+    pub(super) fn tick(&mut self, now: u32) {
+        self.now = now;
+        let due: Vec<usize> = self.slots.iter().filter(|(_, conn)| conn.due <= now).map(|(index, _)| index).collect();
+        for index in due {
+            self.overdue(index);
+        }
+    }
+
+    fn overdue(&mut self, index: usize) {
+        let conn = &self.slots[index];
+        let id = ConnId { index: index as u32, generation: conn.generation };
+        match conn.phase {
+            Phase::Head if conn.stash.is_some() => self.refuse(id, Refusal::Timeout),
+            Phase::Open(_) => self.heartbeat(id),
+            Phase::Head | Phase::Asked | Phase::Closing | Phase::Lingering { .. } => self.bury(index),
+            Phase::Dead => {}
+        }
+    }
+
+    fn heartbeat(&mut self, id: ConnId) {
+        let due = self.after(self.patience.ping) - 1;
+        let silent = self.now - self.slots[id.index()].heard;
+        if u64::from(silent) >= 2 * self.patience.ping.as_secs() {
+            return self.close(id, Close::Idle);
+        }
+        self.slots[id.index()].due = due;
+        self.say(id, |outbox| encode::ping(outbox, b""));
+    }
+
+    /// Every connection of this moment.
+    pub(super) fn ids(&self) -> Vec<ConnId> {
+        self.slots
+            .iter()
+            .map(|(index, conn)| ConnId { index: index as u32, generation: conn.generation })
+            .collect()
+    }
+
+    /// Ends whatever is left, without a word.
+    pub(super) fn abandon(&mut self) {
+        for id in self.ids() {
+            self.lost(id);
+        }
+    }
+
+    /// A request that is still being read when the server stops is turned away.
+    pub(super) fn turn_away(&mut self) {
+        for id in self.ids() {
+            if matches!(self.slots[id.index()].phase, Phase::Head | Phase::Asked) {
+                self.refuse(id, Refusal::Full);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Mail between threads: a bounded lock-free queue with one receiver, and the notice that wakes it.
+//!
+//! Any thread posts; the thread that owns the [`Mailbox`] reads. A full mailbox is the sender's decision to make: nothing
+//! here waits but [`Postbox::post_blocking`], and nothing here drops.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use tokio::sync::Notify;
+
+/// The sending end. Cheap to clone.
+pub struct Postbox<M> {
+    // Dropped in this order: when the last postbox goes, the reader is woken after the channel has closed.
+    sender: Sender<M>,
+    bell: Bell,
+}
+
+/// Wakes the reader, also when it is dropped.
+struct Bell(Arc<Notify>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// The receiving end.
+pub struct Mailbox<M> {
+    receiver: Receiver<M>,
+    notify: Arc<Notify>,
+}
+
+/// A mailbox for at most `bound` letters, and its postbox.
+pub fn mailbox<M>(bound: usize) -> (Postbox<M>, Mailbox<M>) {
+    let (sender, receiver) = crossbeam_channel::bounded(bound);
+    let notify = Arc::new(Notify::new());
+    (Postbox { sender, bell: Bell(Arc::clone(&notify)) }, Mailbox { receiver, notify })
+}
+
+/// The letter did not get in: the mailbox is full, or its thread has ended.
+#[derive(Debug)]
+pub struct Undelivered<M>(pub M);
+
+impl<M> Postbox<M> {
+    /// Posts without waiting.
+    pub fn post(&self, letter: M) -> Result<(), Undelivered<M>> {
+        let sent = self.sender.try_send(letter);
+        self.bell.0.notify_one();
+        sent.map_err(|(TrySendError::Full(letter) | TrySendError::Disconnected(letter))| Undelivered(letter))
+    }
+
+    /// Posts, and waits for room if there is none: only for threads that no shard waits for.
+    pub fn post_blocking(&self, letter: M) -> Result<(), Undelivered<M>> {
+        let sent = self.sender.send(letter);
+        self.bell.0.notify_one();
+        sent.map_err(|letter| Undelivered(letter.0))
+    }
+}
+
+impl<M> Clone for Postbox<M> {
+    fn clone(&self) -> Self {
+        Postbox { sender: self.sender.clone(), bell: Bell(Arc::clone(&self.bell.0)) }
+    }
+}
+
+/// What a look into the mailbox found.
+pub enum Letter<M> {
+    /// The oldest letter.
+    Is(M),
+    /// Nothing at present.
+    None,
+    /// Nothing, and nobody is left who could post.
+    NoMore,
+}
+
+impl<M> Mailbox<M> {
+    /// The oldest letter, without waiting.
+    pub fn read(&self) -> Letter<M> {
+        match self.receiver.try_recv() {
+            Ok(letter) => Letter::Is(letter),
+            Err(TryRecvError::Empty) => Letter::None,
+            Err(TryRecvError::Disconnected) => Letter::NoMore,
+        }
+    }
+
+    /// Resolves when something was posted since it resolved last. Cancel-safe.
+    pub fn notice(&self) -> impl Future<Output = ()> {
+        self.notify.notified()
+    }
+
+    /// The next letter; `None` once nobody can post any more. Cancel-safe: a letter is taken only on return.
+    pub async fn next(&self) -> Option<M> {
+        loop {
+            match self.read() {
+                Letter::Is(letter) => return Some(letter),
+                Letter::NoMore => return None,
+                Letter::None => self.notice().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_hands_the_letter_back() {
+        let (postbox, mailbox) = mailbox(1);
+        assert!(postbox.post(1).is_ok());
+        assert_eq!(postbox.post(2).map_err(|Undelivered(letter)| letter), Err(2));
+        assert!(matches!(mailbox.read(), Letter::Is(1)));
+        assert!(matches!(mailbox.read(), Letter::None));
+    }
+
+    #[tokio::test]
+    async fn the_last_postbox_gone_ends_the_wait() {
+        let (postbox, mailbox) = mailbox::<u32>(1);
+        let other = postbox.clone();
+        let reader = std::thread::spawn(move || drop((postbox.post(7), other)));
+        assert_eq!(mailbox.next().await, Some(7));
+        assert_eq!(mailbox.next().await, None);
+        reader.join().expect("the posting thread ends");
+    }
+}
