@@ -13,7 +13,7 @@ pub const RECV_BUFFER_BYTES: usize = 4096;
 
 /// Receive buffers in a shard's pool. Shared by all its connections: a buffer is held only between its completion and
 /// the end of its decoding, so a few hundred are in use at a time however many connections there are.
-pub const RECV_BUFFERS: usize = 1024;
+pub const RECV_BUFFERS: usize = 512;
 
 /// Submission entries of a shard's ring. More operations than this in one turn cost a second system call, no more.
 pub const RING_ENTRIES: u32 = 4096;

@@ -30,11 +30,7 @@ use crate::{
     close::Close,
     limits::OUTBOX_BYTES_MAX,
     metrics::Counters,
-    ws::{
-        encode,
-        frame::Decoder,
-        handshake::Refusal,
-    },
+    ws::{encode, frame::Decoder, handshake::Refusal},
 };
 
 /// Names a connection of this shard, and stays unambiguous after its slot was used again.
@@ -93,8 +89,8 @@ struct Conn<P> {
     receive: Option<Receive>,
     transmit: Option<Transmit>,
     decoder: Decoder,
-    /// Bytes that came in and wait to be looked at.
-    stash: Option<Box<Vec<u8>>>,
+    /// Bytes that came in and wait to be looked at; mostly none.
+    stash: Vec<u8>,
     outbox: BytesMut,
     /// Second of this shard's life at which something is due: by phase, a heartbeat or an end.
     due: u32,
@@ -182,7 +178,7 @@ impl<P> Conns<P> {
     pub fn accept(&mut self, socket: OwnedFd) {
         self.counters.accepted.up();
         let full = self.slots.len() >= self.patience.conns_max || self.asking >= self.patience.asking_max;
-        let id = self.insert(socket, Phase::Head, None);
+        let id = self.insert(socket, Phase::Head, Vec::new());
         self.slots[id.index()].due = self.after(self.patience.head);
         match full {
             true => self.refuse(id, Refusal::Full),
@@ -193,10 +189,10 @@ impl<P> Conns<P> {
     /// A socket whose request head another shard has read: the service decides on it next. `early` is what came after
     /// the head.
     pub fn adopt(&mut self, socket: OwnedFd, early: Vec<u8>) -> ConnId {
-        self.insert(socket, Phase::Asked, (!early.is_empty()).then(|| Box::new(early)))
+        self.insert(socket, Phase::Asked, early)
     }
 
-    fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Option<Box<Vec<u8>>>) -> ConnId {
+    fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Vec<u8>) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
         self.asking += 1;
         let index = self.slots.insert(Conn {
@@ -216,22 +212,21 @@ impl<P> Conns<P> {
     }
 
     /// The request head is complete and took `len` of the bytes that came; the rest stays for later.
-    pub(super) fn asked(&mut self, id: ConnId, head: &mut [u8], len: usize) {
-        let rest = &head[len..];
+    pub(super) fn asked(&mut self, id: ConnId, head: &[u8], len: usize) {
         let conn = &mut self.slots[id.index()];
-        conn.stash = (!rest.is_empty()).then(|| Box::new(rest.to_vec()));
+        conn.stash = head[len..].to_vec();
         (conn.phase, conn.due) = (Phase::Asked, NEVER);
     }
 
     /// The head is still incomplete with these bytes.
     pub(super) fn keep_head(&mut self, id: ConnId, bytes: Vec<u8>) {
-        self.slots[id.index()].stash = Some(Box::new(bytes));
+        self.slots[id.index()].stash = bytes;
         self.arm(id.index());
     }
 
     /// Bytes kept from earlier.
-    pub(super) fn take_stash(&mut self, id: ConnId) -> Option<Vec<u8>> {
-        self.get_mut(id)?.stash.take().map(|stash| *stash)
+    pub(super) fn take_stash(&mut self, id: ConnId) -> Vec<u8> {
+        self.get_mut(id).map(|conn| std::mem::take(&mut conn.stash)).unwrap_or_default()
     }
 
     /// Takes a connection that was asked about out of this shard: its socket, and what was read after its head.
@@ -240,7 +235,7 @@ impl<P> Conns<P> {
         debug_assert!(conn.transmit.is_none(), "nothing is sent before the request is answered");
         self.asking -= 1;
         let conn = self.slots.remove(id.index());
-        Some((conn.socket, conn.stash.map(|stash| *stash).unwrap_or_default()))
+        Some((conn.socket, conn.stash))
     }
 
     /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first.
@@ -253,9 +248,9 @@ impl<P> Conns<P> {
         self.asking -= 1;
         self.counters.opened.up();
         self.unsent.push(id.index);
-        match conn.stash {
-            Some(_) => self.stashed.push(id),
-            None => self.arm(id.index()),
+        match conn.stash.is_empty() {
+            false => self.stashed.push(id),
+            true => self.arm(id.index()),
         }
     }
 
@@ -382,9 +377,7 @@ impl<P> Conns<P> {
     pub(super) fn return_decoder(&mut self, id: ConnId, decoder: Decoder, left: &[u8]) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.decoder = decoder;
-        if !left.is_empty() {
-            conn.stash = Some(Box::new(left.to_vec()));
-        }
+        conn.stash = left.to_vec();
         self.arm(id.index());
     }
 
@@ -401,7 +394,7 @@ impl<P> Conns<P> {
         let wanted = match conn.phase {
             Phase::Asked | Phase::Dead => false,
             // A peer that makes the server talk and does not listen is not listened to either.
-            Phase::Open(_) => !conn.paused && conn.stash.is_none() && conn.outbox.len() <= OUTBOX_BYTES_MAX,
+            Phase::Open(_) => !conn.paused && conn.stash.is_empty() && conn.outbox.len() <= OUTBOX_BYTES_MAX,
             Phase::Head | Phase::Closing | Phase::Lingering { .. } => true,
         };
         if wanted && conn.receive.is_none() {
@@ -507,11 +500,8 @@ impl<P> Conns<P> {
         self.counters.closed(close).up();
         let conn = &mut self.slots[id.index()];
         encode::close(&mut conn.outbox, Some(close.code()), close.reason());
-        (conn.due, conn.paused) = (due, false);
-        if let Some(stash) = conn.stash.take() {
-            // Bytes of an unanswered past; the close frame of a peer that was paused is the only loss, and EOF follows it.
-            drop(stash);
-        }
+        // What a paused peer had said after its message is of no use any more.
+        (conn.due, conn.paused, conn.stash) = (due, false, Vec::new());
         self.unsent.push(id.index);
         self.arm(id.index());
     }
@@ -520,7 +510,7 @@ impl<P> Conns<P> {
     fn linger(&mut self, index: usize) {
         let due = self.after(self.patience.close);
         let conn = &mut self.slots[index];
-        (conn.phase, conn.due, conn.stash) = (Phase::Lingering { shut: false }, due, None);
+        (conn.phase, conn.due, conn.stash) = (Phase::Lingering { shut: false }, due, Vec::new());
         self.unsent.push(index as u32);
     }
 
@@ -573,7 +563,7 @@ impl<P> Conns<P> {
         let conn = &self.slots[index];
         let id = ConnId { index: index as u32, generation: conn.generation };
         match conn.phase {
-            Phase::Head if conn.stash.is_some() => self.refuse(id, Refusal::Timeout),
+            Phase::Head if !conn.stash.is_empty() => self.refuse(id, Refusal::Timeout),
             Phase::Open(_) => self.heartbeat(id),
             Phase::Head | Phase::Asked | Phase::Closing | Phase::Lingering { .. } => self.bury(index),
             Phase::Dead => {}
@@ -592,10 +582,7 @@ impl<P> Conns<P> {
 
     /// Every connection of this moment.
     pub(super) fn ids(&self) -> Vec<ConnId> {
-        self.slots
-            .iter()
-            .map(|(index, conn)| ConnId { index: index as u32, generation: conn.generation })
-            .collect()
+        self.slots.iter().map(|(index, conn)| ConnId { index: index as u32, generation: conn.generation }).collect()
     }
 
     /// Ends whatever is left, without a word.

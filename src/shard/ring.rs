@@ -252,9 +252,7 @@ impl Outgoing {
         let socket = types::Fd(socket.as_raw_fd());
         match self {
             Outgoing::One(bytes) => opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(FLAGS).build(),
-            Outgoing::Many(gather) => {
-                opcode::SendMsg::new(socket, gather.point()).flags(FLAGS as u32).build()
-            }
+            Outgoing::Many(gather) => opcode::SendMsg::new(socket, gather.point()).flags(FLAGS as u32).build(),
         }
     }
 }
@@ -318,6 +316,8 @@ impl Accept {
 /// The buffer group of a shard's pool; each shard has a ring of its own, so one number serves them all.
 const POOL_GROUP: u16 = 0;
 
+const POOL_BYTES: usize = RECV_BUFFERS * RECV_BUFFER_BYTES;
+
 /// The buffers that receives of this shard are filled from.
 ///
 /// The kernel holds the addresses of the provided buffers until the ring is gone, so the thread that owns the runtime
@@ -336,9 +336,10 @@ struct Provide {
 impl Pool {
     /// A pool whose buffers are all still to be given to the kernel, which the first [`Pool::provide`] does.
     pub fn new() -> Rc<Pool> {
-        let memory = vec![0; RECV_BUFFERS * RECV_BUFFER_BYTES].into_boxed_slice();
-        // SAFETY: `UnsafeCell<u8>` has the layout of `u8`; ownership passes over whole.
-        let memory = unsafe { Box::from_raw(Box::into_raw(memory) as *mut [UnsafeCell<u8>]) };
+        let bytes = vec![0_u8; POOL_BYTES].into_boxed_slice();
+        let cells = ptr::slice_from_raw_parts_mut(Box::into_raw(bytes).cast::<UnsafeCell<u8>>(), POOL_BYTES);
+        // SAFETY: `UnsafeCell<u8>` has the layout of `u8`, and the length is the same; ownership passes over whole.
+        let memory = unsafe { Box::from_raw(cells) };
         let returned = RefCell::new((0..RECV_BUFFERS as u16).collect());
         Rc::new(Pool { memory, returned, provides: RefCell::default() })
     }
