@@ -16,7 +16,6 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
-use tungstenite::handshake::server::Request;
 
 use super::{
     Mailed, Message, Service,
@@ -30,12 +29,15 @@ use crate::{
     http::HandedOver,
     identity::{RoomId, Token, User, UserId},
     metrics::Counters,
-    protocol::{self, Envelope, InputError, Parser},
+    protocol::{ChatRequest, Envelope, InputError, Parser, connect, output},
     stamp::Stamper,
     store::Micros,
     topology::Topology,
     writer::{Record, Settled, Turn},
-    ws::handshake::{self, ChatRequest, Refusal},
+    ws::{
+        frame::Limits,
+        handshake::{self, Refusal, Request},
+    },
 };
 
 /// What other threads tell a shard.
@@ -197,11 +199,11 @@ impl Chat {
 
     /// Checks an upgrade request, and the bytes that accept it.
     fn consider(&self, request: &Request) -> Result<(ChatRequest, Bytes), Refusal> {
-        let chat = ChatRequest::from_request(request)?;
-        if !handshake::origin_allowed(handshake::origin(request), &self.rules.origins) {
-            return Err(Refusal::Forbidden);
+        let chat = ChatRequest::read(request)?;
+        if !connect::origin_allowed(connect::origin(request), &self.rules.origins) {
+            return Err(Refusal::OriginForbidden);
         }
-        let accept = handshake::accept(request, chat.protocol)?;
+        let accept = handshake::accept(request, chat.selected_protocol)?;
         Ok((chat, accept))
     }
 
@@ -250,7 +252,7 @@ impl Chat {
         members.push(conn);
         let greet = |outbox: &mut BytesMut| {
             outbox.extend_from_slice(accept);
-            protocol::established(outbox, room_id, &user);
+            output::established(outbox, room_id, &user);
         };
         let member = Member {
             user: Arc::clone(&user),
@@ -292,8 +294,7 @@ impl Chat {
 
     fn knows(&self, member: &Member, receiver: UserId) -> bool {
         let room = self.rooms[member.room as usize].id;
-        receiver == member.user.id
-            || self.receivers.get(&(room, receiver)).is_some_and(|until| Instant::now() < *until)
+        receiver == member.user.id || self.receivers.get(&(room, receiver)).is_some_and(|until| Instant::now() < *until)
     }
 
     /// The message waits, and with it everything that its sender says after it, until the receiver is known.
@@ -341,7 +342,7 @@ impl Chat {
         }
         let User { id: sender, username: sender_username } = &*member.user;
         let envelope = Envelope { message, sender: *sender, sender_username, id: message_id, timestamp, receiver };
-        let frame_len = room.append(|frames| protocol::chat_message(frames, &envelope));
+        let frame_len = room.append(|frames| output::chat_message(frames, &envelope));
         self.present.origins.push(Origin { conn: id, room: member.room, frame_len });
         let record = Record { id: message_id, room: room.id, sender: member.user.id, receiver, timestamp };
         self.turn.push(record, message);
@@ -359,7 +360,7 @@ impl Chat {
 
     fn reject(&mut self, conns: &mut Conns<Member>, id: ConnId, error: InputError) {
         self.counters.rejected.up();
-        conns.say(id, |outbox| protocol::error(outbox, error));
+        conns.say(id, |outbox| output::error(outbox, error));
         let Some(member) = conns.peer(id) else { return };
         if error == InputError::NotSaved {
             // The server's trouble is not the client's offence.
@@ -505,12 +506,12 @@ impl Service for Chat {
     type Mail = Mail;
     type Peer = Member;
 
-    fn message_bytes_max(&self) -> usize {
-        self.rules.message_bytes_max
+    fn limits(&self) -> Limits {
+        Limits { message_bytes_max: self.rules.message_bytes_max, binary: false }
     }
 
-    fn upgrade(&mut self, conns: &mut Conns<Member>, id: ConnId, request: Request) {
-        match self.consider(&request) {
+    fn upgrade(&mut self, conns: &mut Conns<Member>, id: ConnId, request: &Request) {
+        match self.consider(request) {
             Err(refusal) => conns.refuse(id, refusal),
             Ok((chat, accept)) => match self.topology.shard_of(chat.room) {
                 shard if shard == self.shard => {
@@ -521,7 +522,10 @@ impl Service for Chat {
         }
     }
 
-    fn http(&mut self, conns: &mut Conns<Member>, id: ConnId) {
+    fn http(&mut self, conns: &mut Conns<Member>, id: ConnId, target: &str) {
+        if let Some(refusal) = connect::refusal_without_upgrade(target) {
+            return conns.refuse(id, refusal);
+        }
         let Some((socket, read)) = conns.take(id) else { return };
         let question = Question::Http(HandedOver { stream: socket.into(), read });
         match self.posts.control.post(question) {
