@@ -1,1 +1,341 @@
-//! Threads, started and ended.
+//! One server: its threads, started in order and ended in order.
+//!
+//! In: a checked [`Config`]. Out: a listening address, then, after a signal, an orderly end. The calling thread becomes
+//! the *control* thread: look-ups, HTTP, signals.
+//!
+//! ```text
+//!   start: database, address -> writer -> shards -> "listening"
+//!   end:   signal -> shards drain (1012) -> nobody can post to the writer -> it commits the rest -> done
+//! ```
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+use uuid::Uuid;
+
+use crate::{
+    auth::{self, Admission, Auth, Question},
+    config::Config,
+    failure::Failure,
+    http::{self, History, Http},
+    identity::{RoomId, Token},
+    limits::MAILBOX_MESSAGES_MAX,
+    metrics::{self, Counters},
+    shard::{
+        self, Setup, accept,
+        chat::{Chat, Mail, Posts, Rules},
+        conn::Patience,
+        mailbox::{Mailbox, Postbox, mailbox},
+    },
+    store::{Reader, Writer},
+    topology::{self, Topology},
+    writer::{self, Turn},
+};
+
+/// A server that accepts connections.
+pub struct Running {
+    /// The address really bound.
+    pub address: SocketAddr,
+    /// How many shards it has.
+    pub shards: usize,
+    /// The counters of every thread.
+    pub counters: Vec<Arc<Counters>>,
+}
+
+/// Runs a server on the calling thread until SIGTERM or SIGINT. A second signal ends it at once.
+///
+/// # Errors
+/// What kept it from starting, with exit code 2, or what broke later, with exit code 1.
+pub fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), Failure> {
+    let runtime = control_runtime()?;
+    let mut signals = {
+        let _context = runtime.enter();
+        Signals::new().map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?
+    };
+    runtime.block_on(serve(&config, async move || signals.next().await, |running| ready(running.address)))
+}
+
+/// A runtime for the control thread.
+pub fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::failed(format!("the control thread's runtime cannot start: {error}")))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        // Cancel-safe: a signal that arrives in between is kept by the streams.
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs a server until `stop` resolves for the first time and the server has drained, or for the second time.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(config: &Config, mut stop: impl AsyncFnMut(), ready: impl FnOnce(&Running)) -> Result<(), Failure> {
+    let (mut control, running) = start(config).await?;
+    ready(&running);
+    let ended = loop {
+        // Cancel-safe: a stop that is not awaited again keeps its signal, and a letter is taken only when returned.
+        tokio::select! {
+            () = stop() => match control.is_draining {
+                false => control.drain(config.drain),
+                true => break Err(Failure::failed("ended at once by a second signal; clients were not told")),
+            },
+            question = control.questions.next() => match question {
+                Some(question) => control.answer(question),
+                None => break control.end().await,
+            },
+            Some((thread, error)) = control.faults.recv() => {
+                break Err(Failure::failed(format!("{thread} failed: {error}; the server cannot go on without it")));
+            }
+        }
+    };
+    summarise(&running.counters);
+    ended
+}
+
+/// The control thread's state.
+struct Control {
+    questions: Mailbox<Question>,
+    shards: Vec<Postbox<Mail>>,
+    auth: Auth<Reader>,
+    http: Http,
+    threads: Vec<JoinHandle<()>>,
+    faults: mpsc::UnboundedReceiver<(String, String)>,
+    is_draining: bool,
+}
+
+async fn start(config: &Config) -> Result<(Control, Running), Failure> {
+    let topology = Arc::new(Topology::new(&topology::cpus_allowed(), config.shards));
+    let reader = Reader::open(&config.database).await.map_err(|error| Failure::unusable(error.to_string()))?;
+    let listeners = accept::listeners(config.listen, topology.shards())
+        .map_err(|error| Failure::unusable(format!("cannot listen on {}: {error}", config.listen)))?;
+    let address = accept::local_address(&listeners[0])
+        .map_err(|error| Failure::failed(format!("the bound address cannot be read: {error}")))?;
+
+    let (fault, faults) = mpsc::unbounded_channel();
+    let (control_post, questions) = mailbox(MAILBOX_MESSAGES_MAX);
+    let (writer_post, turns) = mailbox(config.writer_queue_rows);
+    let (shard_posts, mailboxes): (Vec<_>, Vec<_>) =
+        (0..topology.shards()).map(|_| mailbox(MAILBOX_MESSAGES_MAX)).unzip();
+    // The control thread's, the writer's, then one a shard.
+    let counters: Vec<Arc<Counters>> = (0..2 + topology.shards()).map(|_| Arc::default()).collect();
+
+    let mut threads = vec![start_writer(config, turns, &shard_posts, &counters[1], &fault).await?];
+    for (shard, (listener, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
+        let posts = Posts { shards: shard_posts.clone(), control: control_post.clone(), writer: writer_post.clone() };
+        let setup = Setup {
+            listener,
+            mailbox,
+            patience: patience(config, topology.shards()),
+            counters: Arc::clone(&counters[2 + shard]),
+        };
+        threads.push(start_shard(shard, config, &topology, setup, posts, &fault)?);
+    }
+    let policy = auth::Policy {
+        cache: config.auth_cache,
+        cache_entries: config.auth_cache_entries,
+        timeout: config.auth_timeout,
+    };
+    let auth = Auth::new(reader, policy, Arc::clone(&counters[0]));
+    let http = Http::new(auth.clone());
+    let control = Control { questions, shards: shard_posts, auth, http, threads, faults, is_draining: false };
+    Ok((control, Running { address, shards: topology.shards(), counters }))
+}
+
+fn patience(config: &Config, shards: usize) -> Patience {
+    Patience {
+        head: config.head_timeout,
+        ping: config.ping_interval,
+        close: config.close_timeout,
+        settle: config.save_timeout,
+        conns_max: config.connections_max.div_ceil(shards),
+        asking_max: config.handshakes_max.div_ceil(shards),
+    }
+}
+
+fn rules(config: &Config, shards: usize) -> Rules {
+    Rules {
+        message_chars_max: config.message_chars_max,
+        message_bytes_max: config.message_bytes_max,
+        lag_bytes_max: config.lag_bytes_max,
+        message_period: match config.messages_per_second {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs(1) / rate,
+        },
+        message_burst: config.message_burst,
+        errors_max: config.errors_max,
+        unsettled_max: config.writer_queue_rows.div_ceil(shards),
+        origins: config.origins.clone(),
+        receiver_cache: config.auth_cache,
+    }
+}
+
+/// Starts the writer, and waits until it has its database.
+async fn start_writer(
+    config: &Config,
+    turns: Mailbox<Turn>,
+    shards: &[Postbox<Mail>],
+    counters: &Arc<Counters>,
+    fault: &mpsc::UnboundedSender<(String, String)>,
+) -> Result<JoinHandle<()>, Failure> {
+    let policy = writer::Policy {
+        commit_rows_max: config.commit_rows_max,
+        commit_delay: config.commit_delay,
+        save_timeout: config.save_timeout,
+    };
+    let (database, shards, counters) = (config.database.clone(), shards.to_vec(), Arc::clone(counters));
+    let (opened, is_open) = oneshot::channel();
+    let thread = spawn("writer".into(), fault, move || {
+        control_runtime().map_err(|failure| failure.to_string())?.block_on(async {
+            let store = match Writer::open(&database).await {
+                Ok(store) => store,
+                Err(error) => {
+                    let _ = opened.send(Err(Failure::unusable(error.to_string())));
+                    return Ok(());
+                }
+            };
+            let _ = opened.send(Ok(()));
+            // A shard that is gone needs no answer, and one whose mailbox is full reads it without waiting for us.
+            let settle = |shard: usize, settled| drop(shards[shard].post_blocking(Mail::Settled(settled)));
+            writer::Writer::new(store, policy, turns, settle, counters).run().await;
+            Ok(())
+        })
+    })?;
+    is_open.await.unwrap_or_else(|_| Err(Failure::failed("the writer thread ended before it had its database")))?;
+    Ok(thread)
+}
+
+fn start_shard(
+    shard: usize,
+    config: &Config,
+    topology: &Arc<Topology>,
+    setup: Setup<Mail>,
+    posts: Posts,
+    fault: &mpsc::UnboundedSender<(String, String)>,
+) -> Result<JoinHandle<()>, Failure> {
+    let (rules, topology) = (rules(config, topology.shards()), Arc::clone(topology));
+    spawn(format!("shard-{shard}"), fault, move || {
+        topology::pin(topology.cpu_of(shard));
+        let counters = Arc::clone(&setup.counters);
+        let chat = Chat::new(shard, topology, rules, posts, counters);
+        shard::run(setup, chat).map_err(|error| error.to_string())
+    })
+}
+
+/// Starts a named thread; if it fails or panics, the control thread hears of it.
+fn spawn(
+    name: String,
+    fault: &mpsc::UnboundedSender<(String, String)>,
+    body: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<()>, Failure> {
+    let (fault, label) = (fault.clone(), name.clone());
+    let guarded = move || {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        if let Err(error) = ended.unwrap_or_else(|_| Err("it panicked".into())) {
+            let _ = fault.send((label, error));
+        }
+    };
+    let thread = thread::Builder::new().name(name.clone()).spawn(guarded);
+    thread.map_err(|error| Failure::failed(format!("the thread {name} cannot be started: {error}")))
+}
+
+impl Control {
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Http(handed_over) => self.http.accept(handed_over),
+            Question::Admit { shard, admittance, token } => {
+                let post = self.shards[shard].clone();
+                if let Some(admission) = self.auth.known(&token, admittance.room()) {
+                    return tell(&post, Mail::Admitted(admittance, admission));
+                }
+                let auth = self.auth.clone();
+                tokio::spawn(async move {
+                    let admission = auth.admit(Some(token), admittance.room()).await;
+                    tell(&post, Mail::Admitted(admittance, admission));
+                });
+            }
+            Question::Receiver { shard, conn, room, user } => {
+                let (auth, post) = (self.auth.clone(), self.shards[shard].clone());
+                tokio::spawn(async move {
+                    let is_member = auth.is_member(room, user).await.ok();
+                    tell(&post, Mail::Receiver(conn, user, is_member));
+                });
+            }
+        }
+    }
+
+    fn drain(&mut self, lasts: Duration) {
+        self.is_draining = true;
+        tracing::info!(
+            seconds = lasts.as_secs(),
+            "stopping: no new connections, and every client is asked to reconnect"
+        );
+        for shard in &self.shards {
+            tell(shard, Mail::Drain(lasts));
+        }
+    }
+
+    /// The shards are gone; waits for the writer to commit what they left it.
+    async fn end(self) -> Result<(), Failure> {
+        let Control { threads, mut faults, shards, .. } = self;
+        drop(shards);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        let _ = joined.await;
+        match faults.try_recv() {
+            Ok((thread, error)) => Err(Failure::failed(format!("{thread} failed while the server stopped: {error}"))),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// A shard reads its mailbox without waiting for anyone, so there is room soon; one that has ended needs no letters.
+fn tell(shard: &Postbox<Mail>, mail: Mail) {
+    let _ = shard.post_blocking(mail);
+}
+
+fn summarise(counters: &[Arc<Counters>]) {
+    let sums = metrics::sum(counters.iter().map(|counters| &**counters));
+    let text: Vec<String> =
+        sums.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    tracing::info!("stopped: {}", text.join(", "));
+}
+
+impl http::Rooms for Auth<Reader> {
+    async fn admit(&self, token: Option<Token>, room: RoomId) -> Admission {
+        Auth::admit(self, token, room).await
+    }
+
+    async fn history(&self, room: RoomId, before: Option<Uuid>, limit: u16) -> History {
+        match self.directory().history(room, before, limit).await {
+            Ok(Some(messages)) => History::Messages(messages),
+            Ok(None) => History::UnknownMessage,
+            Err(error) => {
+                tracing::warn!(%error, "the database cannot be asked for a room's history");
+                History::Unavailable
+            }
+        }
+    }
+}
