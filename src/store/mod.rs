@@ -85,7 +85,7 @@ pub struct Database {
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Reader {
     /// Over one pipelined connection.
-    Postgres(postgres::Reader),
+    Postgres(Box<postgres::Reader>),
     /// On tokio's blocking threads, so that the caller's thread never waits for the disk.
     Sqlite(sqlite::Reader),
 }
@@ -94,7 +94,9 @@ impl Reader {
     /// Connects, and looks whether the tables are there and fit.
     pub async fn open(database: &Database) -> Result<Reader, StoreError> {
         Ok(match &database.url {
-            DatabaseUrl::Postgres(config) => Reader::Postgres(postgres::Reader::open(config, database).await?),
+            DatabaseUrl::Postgres(config) => {
+                Reader::Postgres(Box::new(postgres::Reader::open(config, database).await?))
+            }
             DatabaseUrl::Sqlite(path) => Reader::Sqlite(sqlite::Reader::open(path, database)?),
         })
     }
@@ -140,17 +142,19 @@ impl Reader {
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Writer {
     /// Over a connection of its own.
-    Postgres(postgres::Writer),
+    Postgres(Box<postgres::Writer>),
     /// On the calling thread.
-    Sqlite(sqlite::Writer),
+    Sqlite(Box<sqlite::Writer>),
 }
 
 impl Writer {
     /// Connects, and looks whether the table of messages is there and fits.
     pub async fn open(database: &Database) -> Result<Writer, StoreError> {
         Ok(match &database.url {
-            DatabaseUrl::Postgres(config) => Writer::Postgres(postgres::Writer::open(config, database).await?),
-            DatabaseUrl::Sqlite(path) => Writer::Sqlite(sqlite::Writer::open(path, database)?),
+            DatabaseUrl::Postgres(config) => {
+                Writer::Postgres(Box::new(postgres::Writer::open(config, database).await?))
+            }
+            DatabaseUrl::Sqlite(path) => Writer::Sqlite(Box::new(sqlite::Writer::open(path, database)?)),
         })
     }
 

@@ -76,7 +76,9 @@ fn prepare(connection: &Connection, patience: Duration) -> SqlResult<()> {
 
 /// The latest recorded migration.
 fn latest_migration(connection: &Connection) -> SqlResult<Option<i32>> {
-    if connection.table_exists(None, "ringroom_migrations")? {
+    // Asked by a query: rusqlite's `table_exists` answers from a cache that another process's change may have passed.
+    const RECORD: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'ringroom_migrations'";
+    if connection.prepare(RECORD)?.exists([])? {
         connection.query_one("SELECT max(version) FROM ringroom_migrations", [], |row| row.get(0))
     } else {
         Ok(None)

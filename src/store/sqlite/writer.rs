@@ -45,7 +45,7 @@ impl Writer {
                 .map_err(|error| InsertError::NotSent(error.text().to_owned()))?,
         };
         let outcome = save(&mut connection, rows).map_err(|(stage, error)| meaning(stage, &error, &self.path));
-        if matches!(outcome, Ok(()) | Err(InsertError::Refused(_))) {
+        if matches!(outcome, Ok(()) | Err(InsertError::Refused(_))) && connection.is_autocommit() {
             self.connection = Some(connection);
         }
         outcome
