@@ -11,6 +11,7 @@ use std::{
 };
 
 use io_uring::IoUring;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     failure::Failure,
@@ -88,8 +89,10 @@ pub struct Capacity {
 impl Capacity {
     /// Raises the soft limit of open files to the hard one and sees how far it goes.
     pub fn reserve(connections_max: usize, shards: usize) -> Result<Capacity, Failure> {
-        let limit = rlimit::increase_nofile_limit(u64::MAX)
-            .map_err(|error| Failure::unusable(format!("the limit of open files cannot be read: {error}")))?;
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        // A limit that does not exist is unlimited; one that cannot be raised stays what it was.
+        let limit = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
         Capacity::of(limit, OPEN_FILES_RESERVED + OPEN_FILES_PER_SHARD * shards as u64, connections_max)
     }
 
@@ -196,8 +199,8 @@ mod tests {
     #[test]
     fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
         Capacity::reserve(1, 1).unwrap();
-        let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
-        assert_eq!(soft, hard);
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        assert_eq!(current, maximum);
     }
 
     #[test]
