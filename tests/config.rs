@@ -6,7 +6,7 @@ use std::{ffi::OsString, fs, path::PathBuf, process, time::Duration};
 use ringroom::{
     config::{Config, Flags, KEYS, Key, Kind, Source, Typed},
     failure::Failure,
-    store::DatabaseUrl,
+    store::{DatabaseUrl, Names},
 };
 
 /// A configuration file that is removed with its test.
@@ -200,4 +200,10 @@ fn the_readme_lists_every_key() {
     }
     let readme = include_str!("../README.md");
     assert!(readme.contains(&table), "the table in README.md should read\n\n{table}");
+}
+
+#[test]
+fn the_readme_lists_every_table_and_column() {
+    let section = format!("[tables]\n{}", toml::to_string(&Names::default()).unwrap());
+    assert!(include_str!("../README.md").contains(&section), "the section in README.md should read\n\n{section}");
 }
