@@ -9,7 +9,7 @@ use super::{
     start_log,
 };
 use crate::{
-    config::{Config, KEYS},
+    config::{Config, Key},
     failure::Failure,
     preflight, server,
     store::{Admin, DatabaseUrl},
@@ -49,8 +49,8 @@ pub(super) fn prepare_machine(config: &mut Config) -> Result<(), Failure> {
     let capacity = preflight::Capacity::reserve(config.connections_max, shards(config))?;
     if let Some(shortfall) = capacity.shortfall {
         // The default asks for more than most machines allow; only one who chose a number needs to hear about it.
-        let chosen =
-            KEYS.iter().any(|key| key.name == "connections_max" && key.default != config.connections_max.to_string());
+        let default = Key::find("connections_max").map(|key| key.default);
+        let chosen = default != Some(config.connections_max.to_string().as_str());
         if chosen { tracing::warn!("{shortfall}") } else { tracing::debug!("{shortfall}") }
     }
     config.connections_max = capacity.connections;
