@@ -10,14 +10,16 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use bytes::{BufMut, BytesMut};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{Failure, History, Rooms};
 use crate::{
     auth::Admission,
-    identity::{Token, UserId},
-    store::{Micros, Saved},
+    identity::Token,
+    protocol::{Envelope, connect::header_token, output::chat_message_json},
+    store::Saved,
 };
 
 /// Messages in an answer when the request does not say.
@@ -71,63 +73,29 @@ impl Asked {
     }
 }
 
-/// The key of `Authorization: Token KEY` or `Bearer KEY`; scheme names have no letter case (RFC 9110 section 11.1).
 fn token(headers: &HeaderMap) -> Option<Token> {
-    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let known = ["token", "bearer"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    known.then(|| Token::new(key.trim())).flatten()
+    Token::new(str::from_utf8(header_token(headers)?).ok()?)
 }
 
 fn answer(messages: &[Saved]) -> Response {
-    let mut body = br#"{"messages":["#.to_vec();
+    let mut body = BytesMut::from(&br#"{"messages":["#[..]);
     for (index, saved) in messages.iter().enumerate() {
         if index > 0 {
-            body.push(b',');
+            body.put_u8(b',');
         }
-        write_message(&mut body, saved);
+        chat_message_json(&mut body, &envelope(saved));
     }
-    body.extend_from_slice(b"]}");
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    body.put_slice(b"]}");
+    ([(header::CONTENT_TYPE, "application/json")], body.freeze()).into_response()
 }
 
-/// One message, as it was broadcast.
-fn write_message(body: &mut Vec<u8>, saved: &Saved) {
-    let id = |id: &UserId| id.to_string();
-    let object = Broadcast {
-        kind: "chat_message",
+fn envelope(saved: &Saved) -> Envelope<'_> {
+    Envelope {
         message: &saved.content,
-        sender_id: id(&saved.sender),
+        sender: saved.sender,
         sender_username: &saved.sender_username,
-        message_id: saved.id,
-        timestamp: rfc3339(saved.timestamp),
-        receiver_id: saved.receiver.as_ref().map(id),
-    };
-    serde_json::to_writer(body, &object).expect("writing to memory does not fail, and every key is a string");
-}
-
-#[derive(Serialize)]
-struct Broadcast<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    message: &'a str,
-    sender_id: String,
-    sender_username: &'a str,
-    message_id: Uuid,
-    timestamp: String,
-    receiver_id: Option<String>,
-}
-
-/// UTC with six fractional digits (RFC 3339). Days to dates by the proleptic Gregorian calendar, whose cycle is 400
-/// years of 146,097 days; years begin in March here, so that the leap day comes last.
-fn rfc3339(at: Micros) -> String {
-    let (seconds, micros) = (at.div_euclid(1_000_000), at.rem_euclid(1_000_000));
-    let (days, second) = (seconds.div_euclid(86_400) + 719_468, seconds.rem_euclid(86_400));
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let march_month = (5 * day + 2) / 153;
-    let (day, month) = (day - (153 * march_month + 2) / 5 + 1, (march_month + 2) % 12 + 1);
-    let year = era * 400 + year + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+        id: saved.id,
+        timestamp: saved.timestamp,
+        receiver: saved.receiver,
+    }
 }

@@ -90,6 +90,28 @@ pub(super) async fn page(request: HeaderMap) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        close::{Close, Reconnect},
+        protocol::InputError,
+    };
+
+    #[test]
+    fn the_page_has_words_for_every_code_and_returns_only_where_the_server_wants_it() {
+        let words = SCRIPTS[0];
+        for close in Close::ALL {
+            let again = match close.reconnect() {
+                Reconnect::Never => "never",
+                Reconnect::Soon => "soon",
+                Reconnect::Later => "later",
+            };
+            let line = format!("\n  {}: {{ again: \"{again}\", words: \"", close.code());
+            assert_eq!(words.matches(&line).count(), 1, "{line}");
+        }
+        for error in InputError::ALL {
+            let line = format!("\n  {}: \"", error.code());
+            assert_eq!(words.matches(&line).count(), 1, "{line}");
+        }
+    }
 
     #[test]
     fn each_part_stands_in_the_page_as_it_was_hashed() {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use tungstenite::http::{
-    Uri,
+    HeaderMap, Uri,
     header::{AUTHORIZATION, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
 };
 use uuid::{Uuid, fmt::Hyphenated};
@@ -59,7 +59,7 @@ fn room(path: &str) -> Option<RoomId> {
 /// The token of the first place that holds one. When that one cannot be a token, no other place is asked.
 fn token(request: &Request) -> Option<Token> {
     let key = query_token(request.uri().query().unwrap_or_default())
-        .or_else(|| header_token(request).map(Cow::Borrowed))
+        .or_else(|| header_token(request.headers()).map(Cow::Borrowed))
         .or_else(|| subprotocol_token(request).map(Cow::Borrowed))?;
     Token::new(str::from_utf8(&key).ok()?)
 }
@@ -100,8 +100,8 @@ fn hex(digit: u8) -> u8 {
 }
 
 /// `Authorization: Token KEY`, or `Bearer KEY`.
-fn header_token(request: &Request) -> Option<&[u8]> {
-    let keys = request.headers().get_all(AUTHORIZATION).into_iter().filter_map(|line| {
+pub fn header_token(headers: &HeaderMap) -> Option<&[u8]> {
+    let keys = headers.get_all(AUTHORIZATION).into_iter().filter_map(|line| {
         let (scheme, key) = line.to_str().ok()?.split_once(' ')?;
         let known = scheme.eq_ignore_ascii_case("token") || scheme.eq_ignore_ascii_case("bearer");
         known.then_some(key.trim())
