@@ -359,6 +359,7 @@ mod tests {
         turn
     }
 
+    #[allow(clippy::type_complexity, reason = "each test takes it apart at once")]
     fn writer(
         script: &[Outcome],
         rows_max: usize,

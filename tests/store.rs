@@ -174,7 +174,7 @@ async fn memberships_are_looked_up_in_bulk_and_in_order() {
         let reader = chat.reader().await;
         let answers = reader.memberships(&asked).await.unwrap();
         assert_eq!(answers, [false, true, false, false, true, true], "{}", chat.kind);
-        assert_eq!(reader.memberships(&[]).await.unwrap(), []);
+        assert_eq!(reader.memberships(&[]).await.unwrap(), Vec::<bool>::new());
         chat.admin.remove_members(room, &["alice"]).await.unwrap();
         assert_eq!(reader.memberships(&asked[..2]).await.unwrap(), [false, false], "{}", chat.kind);
     }

@@ -82,7 +82,7 @@ pub struct Database {
 /// A lost connection fails the calls that were waiting on it, and is made anew by the next call: one attempt, shared by
 /// all who wait. Needs a tokio runtime with its timer and network drivers.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Reader {
     /// Over one pipelined connection.
     Postgres(Box<postgres::Reader>),
@@ -139,7 +139,7 @@ impl Reader {
 /// A lost connection is made anew by the next insert: one attempt; the caller backs off. With SQLite the calling thread
 /// waits for the disk.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Writer {
     /// Over a connection of its own.
     Postgres(Box<postgres::Writer>),
