@@ -170,7 +170,8 @@ struct Header {
 }
 
 impl Header {
-    /// `None` while the header is incomplete.
+    /// `None` while the header is incomplete. A parser by hand takes 2 ns where tungstenite's takes 15 to 24
+    /// (`benches/frame.rs`); of the 400 ns that a message costs until it is in its batch, that is not worth a second one.
     fn read(input: &[u8]) -> Result<Option<Header>, Offence> {
         let mut cursor = Cursor::new(input);
         // The only error that parsing has left is an opcode without a meaning.
