@@ -61,7 +61,7 @@ impl Service for Echo {
 
     fn listens(&mut self, _: &mut Conns<()>, _: ConnId) {}
 
-    fn departed(&mut self, _: &mut Conns<()>, _peer: ()) {}
+    fn departed(&mut self, _peer: ()) {}
 
     fn turn_ends(&mut self, _: &mut Conns<()>) {}
 

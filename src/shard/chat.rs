@@ -117,8 +117,6 @@ pub struct Member {
     user: Arc<User>,
     /// The room's slot.
     room: u32,
-    /// The place in the room's list of members.
-    place: u32,
     cursor: Cursor,
     /// Messages that were accepted and are not settled.
     unsettled: u32,
@@ -166,6 +164,8 @@ pub struct Chat {
     unsettled_messages: usize,
     /// Rooms whose log grew in this turn.
     grown: Vec<u32>,
+    /// Rooms that members left: all who left a room in one turn are struck off its list in one pass.
+    left: Vec<u32>,
 }
 
 /// Receivers remembered by a shard before it forgets them all.
@@ -192,6 +192,7 @@ impl Chat {
             unsettled_first: 0,
             unsettled_messages: 0,
             grown: Vec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -248,8 +249,8 @@ impl Chat {
         let rooms = &mut self.rooms;
         let room = *self.by_id.entry(room_id).or_insert_with(|| rooms.insert(Room::new(room_id)) as u32);
         let Room { members, log, .. } = &mut self.rooms[room as usize];
-        let (place, cursor) = (members.len() as u32, log.end());
         members.push(conn);
+        let cursor = log.end();
         let greet = |outbox: &mut BytesMut| {
             outbox.extend_from_slice(accept);
             output::established(outbox, room_id, &user);
@@ -257,7 +258,6 @@ impl Chat {
         let member = Member {
             user: Arc::clone(&user),
             room,
-            place,
             cursor,
             unsettled: 0,
             strikes: 0,
@@ -568,21 +568,21 @@ impl Service for Chat {
         }
     }
 
-    fn departed(&mut self, conns: &mut Conns<Member>, member: Member) {
+    fn departed(&mut self, member: Member) {
         let room = &mut self.rooms[member.room as usize];
-        room.members.swap_remove(member.place as usize);
-        if let Some(moved) = room.members.get(member.place as usize)
-            && let Some(moved) = conns.peer(*moved)
-        {
-            moved.place = member.place;
-        }
         if member.cursor < room.log.end() {
             room.one_caught_up();
         }
-        self.leave_if_deserted(member.room);
+        if !self.left.contains(&member.room) {
+            self.left.push(member.room);
+        }
     }
 
     fn turn_ends(&mut self, conns: &mut Conns<Member>) {
+        for room in std::mem::take(&mut self.left) {
+            self.rooms[room as usize].members.retain(|id| conns.peer(*id).is_some());
+            self.leave_if_deserted(room);
+        }
         self.seal_turn(conns);
         for room in std::mem::take(&mut self.grown) {
             self.fan_out(conns, room);

@@ -83,7 +83,7 @@ pub trait Service {
     fn listens(&mut self, conns: &mut Conns<Self::Peer>, id: ConnId);
 
     /// An open connection ended, or begins to.
-    fn departed(&mut self, conns: &mut Conns<Self::Peer>, peer: Self::Peer);
+    fn departed(&mut self, peer: Self::Peer);
 
     /// The turn's letters and bytes were all looked at.
     fn turn_ends(&mut self, conns: &mut Conns<Self::Peer>);
@@ -317,7 +317,7 @@ impl<S: Service> Shard<S> {
 
     fn bid_farewell(&mut self) {
         for peer in self.conns.take_departed() {
-            self.service.departed(&mut self.conns, peer);
+            self.service.departed(peer);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::identity::RoomId;
 pub struct Room {
     /// The room's id.
     pub id: RoomId,
-    /// Its members' connections. A member knows its own place in here.
+    /// Its members' connections; those that ended in the present turn may still be among them.
     pub members: Vec<ConnId>,
     /// What is broadcast.
     pub log: Log,
