@@ -23,7 +23,7 @@ use crate::url::Url;
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// How long a server that owes deliveries may deliver nothing before they count as lost.
-const STALL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const STALL: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 
 /// When the next message leaves.
 #[derive(Clone, Copy, Debug)]

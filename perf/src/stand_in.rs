@@ -165,7 +165,6 @@ fn an_open_loop_keeps_its_rate() {
 #[test]
 fn a_wrong_server_is_caught() {
     for (wrong, word) in [
-        (Wrong::Skips, "silent"),
         (Wrong::Skips, "a gap"),
         (Wrong::Repeats, "duplicate"),
         (Wrong::Swaps, "did not rise"),
