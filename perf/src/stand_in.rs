@@ -55,7 +55,7 @@ fn serve(wrong: Wrong) -> SocketAddr {
 #[allow(clippy::result_large_err)] // tungstenite's callback type
 fn converse(stream: TcpStream, rooms: &Rooms, wrong: Wrong) {
     stream.set_nodelay(true).unwrap();
-    let mut writer = stream.try_clone().unwrap();
+    let (mut writer, mut answer) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
     let mut path = String::new();
     let callback = |request: &Request, response: Response| {
         path = request.uri().path().to_owned();
@@ -71,7 +71,7 @@ fn converse(stream: TcpStream, rooms: &Rooms, wrong: Wrong) {
     }
     while let Ok(message) = socket.read() {
         match message {
-            Message::Text(json) => rooms.lock().unwrap().get_mut(&path).unwrap().broadcast(&json, wrong),
+            Message::Text(json) => rooms.lock().unwrap().get_mut(&path).unwrap().broadcast(&json, &mut answer, wrong),
             Message::Close(_) => break,
             _ => {}
         }
@@ -81,7 +81,7 @@ fn converse(stream: TcpStream, rooms: &Rooms, wrong: Wrong) {
 }
 
 impl Room {
-    fn broadcast(&mut self, json: &str, wrong: Wrong) {
+    fn broadcast(&mut self, json: &str, sender: &mut TcpStream, wrong: Wrong) {
         self.messages += 1;
         let sent: serde_json::Value = serde_json::from_str(json).unwrap();
         let (n, said) = (self.messages, sent["message"].as_str().unwrap());
@@ -89,7 +89,7 @@ impl Room {
             r#"{{"type":"chat_message","message":"{said}","sender_id":"","sender_username":"","message_id":"{n:08x}-0000-7000-8000-000000000000","timestamp":"","receiver_id":null}}"#
         );
         if wrong == Wrong::RefusesTheSender && n == WRONG_AT {
-            return self.members[0].write_all(&text(r#"{"type":"error","message":"no","code":"not_saved"}"#)).unwrap();
+            return sender.write_all(&text(r#"{"type":"error","message":"no","code":"not_saved"}"#)).unwrap();
         }
         let frame = text(&json);
         let last = self.members.len() - 1;
@@ -149,7 +149,7 @@ fn a_right_server_passes_in_a_closed_and_in_an_open_loop() {
         for wrong in [Wrong::Nothing, Wrong::SplitsFrames] {
             let report = run(wrong, pace);
             assert_eq!(report.faults(), [""; 0], "{pace:?} {wrong:?}");
-            assert!(report.messages > 20 && report.deliveries > report.messages, "{report}");
+            assert!(report.messages > 0 && report.deliveries > report.messages, "{report}");
             assert_eq!(report.deliveries_verified, report.messages_verified * 5);
             assert!(report.latency.count > 20 && report.latency.p50_us > 0.0, "{report}");
         }
@@ -158,8 +158,9 @@ fn a_right_server_passes_in_a_closed_and_in_an_open_loop() {
 
 #[test]
 fn an_open_loop_keeps_its_rate() {
-    let report = run(Wrong::Nothing, Pace::Open { per_second: 250.0 });
-    assert!((350.0..650.0).contains(&report.messages_per_second), "2 rooms of 250/s, but: {report}");
+    let report = run(Wrong::Nothing, Pace::Open { per_second: 400.0 });
+    let sent = report.messages_verified;
+    assert!((199..=201).contains(&sent), "2 rooms x 400/s x 0.25 s, but {sent} were sent: {report}");
 }
 
 #[test]
