@@ -159,7 +159,8 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
     /// Commits until nobody can send turns any more and all that came are settled.
     pub async fn run(mut self) {
         while let Some(turn) = self.next().await {
-            self.queue.push_back(turn);
+            // It was the oldest, and stays it: turns are saved, and so broadcast, in the order in which they came.
+            self.queue.push_front(turn);
             self.gather().await;
             let batch = self.take_batch();
             self.save(batch).await;
@@ -389,6 +390,17 @@ mod tests {
         writer.run().await;
         assert_eq!(fake.0.borrow().transactions, [4, 2]);
         assert_eq!(*answers.borrow(), [settled(0, 0, &[]), settled(0, 1, &[]), settled(0, 2, &[])]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_wait_for_a_later_transaction_keep_their_order() {
+        let (postbox, _, answers, writer) = writer(&[Outcome::NotSent], 2);
+        for number in 0..6 {
+            postbox.post(turn(0, number, &["a"])).unwrap();
+        }
+        drop(postbox);
+        writer.run().await;
+        assert_eq!(*answers.borrow(), [0, 1, 2, 3, 4, 5].map(|number| settled(0, number, &[])));
     }
 
     #[tokio::test(start_paused = true)]
