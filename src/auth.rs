@@ -31,7 +31,7 @@ pub enum Question {
         /// Who asks.
         shard: usize,
         /// The connection that waits, and its room.
-        admittance: Admittance,
+        admittance: Box<Admittance>,
         /// What it presented.
         token: Token,
     },
@@ -99,6 +99,9 @@ impl Policy {
         self.cache.min(Duration::from_secs(1))
     }
 }
+
+/// The pause after a query. Who asks alone never meets it; in a storm it gathers what would be many small queries.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// The look-ups of one process. Cheap to clone.
 pub struct Auth<D>(Arc<Inner<D>>);
@@ -177,6 +180,12 @@ impl<D: Directory> Auth<D> {
         answer.get().await
     }
 
+    /// Forgets what was known for longer than it is good for. To be called once in [`Policy::cache`].
+    pub fn forget(&self) {
+        self.0.users.state().age();
+        self.0.members.state().age();
+    }
+
     /// Asks for tokens until nobody waits for one.
     async fn ask_for_users(self) {
         // Whoever else is about to ask in this moment shall be in the first query.
@@ -185,6 +194,7 @@ impl<D: Directory> Auth<D> {
             let users = self.query(self.0.directory.users(&tokens)).await;
             let users = users.map(|users| users.into_iter().map(|user| user.map(Arc::new)).collect());
             self.0.users.answer(tokens, users, |user| self.good_until(user.is_some()));
+            tokio::time::sleep(GATHER).await;
         }
     }
 
@@ -194,6 +204,7 @@ impl<D: Directory> Auth<D> {
         while let Some(pairs) = self.0.members.begin_query() {
             let members = self.query(self.0.directory.members(&pairs)).await;
             self.0.members.answer(pairs, members, |member| self.good_until(*member));
+            tokio::time::sleep(GATHER).await;
         }
     }
 
@@ -322,9 +333,13 @@ impl<K: Eq + Hash, V: Clone> State<K, V> {
         (now < *until).then(|| value.clone())
     }
 
+    fn age(&mut self) {
+        self.old = std::mem::take(&mut self.young);
+    }
+
     fn keep(&mut self, key: K, value: V, until: Instant, entries_max: usize) {
         if self.young.len() >= entries_max / 2 {
-            self.old = std::mem::take(&mut self.young);
+            self.age();
         }
         if entries_max > 1 {
             self.young.insert(key, (value, until));

@@ -8,8 +8,8 @@
 /// Browsers with many cookies send 4 to 6 KiB; proxies cut at 8 KiB themselves.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Bytes of one receive buffer. A page: a chat message fits with room to spare, a longer one takes several.
-pub const RECV_BUFFER_BYTES: usize = 4096;
+/// Bytes of one receive buffer: a chat message fits with room to spare, a longer one takes several.
+pub const RECV_BUFFER_BYTES: usize = 2048;
 
 /// Receive buffers in a shard's pool. Shared by all its connections: a buffer is held only between its completion and
 /// the end of its decoding, so a few hundred are in use at a time however many connections there are.

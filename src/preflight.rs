@@ -10,12 +10,12 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use io_uring::IoUring;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     failure::Failure,
-    limits::{COMPLETION_ENTRIES, OPEN_FILES_PER_SHARD, OPEN_FILES_RESERVED, RING_ENTRIES},
+    limits::{OPEN_FILES_PER_SHARD, OPEN_FILES_RESERVED, RING_ENTRIES},
+    shard,
 };
 
 /// The oldest kernel that will do: rings that one thread alone submits to (`IORING_SETUP_SINGLE_ISSUER`) came with it.
@@ -23,16 +23,19 @@ pub const KERNEL_MIN: (u32, u32) = (6, 0);
 
 /// Builds and drops a ring of the kind that every shard has.
 pub fn kernel() -> Result<(), Failure> {
-    let built: Result<IoUring, Error> = IoUring::builder()
-        .setup_cqsize(COMPLETION_ENTRIES)
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .setup_single_issuer()
-        .build(RING_ENTRIES);
+    let built = shard::ring_builder().build(RING_ENTRIES);
     let Err(error) = built else { return Ok(()) };
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Err(Failure::unusable(explain(&error, disabled.as_deref().map(str::trim), release.trim())))
+}
+
+/// Keeps the kernel from rounding memory up to huge pages: with thousands of small things spread over the heap, that more
+/// than doubles what an idle connection costs. A kernel that does not know huge pages has nothing to keep from.
+pub fn memory() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages cannot be turned off for this process");
+    }
 }
 
 /// Why the kernel refused a ring, and what to set, from its error, the sysctl `kernel.io_uring_disabled` (kernels before

@@ -96,8 +96,9 @@ impl Signals {
 pub async fn serve(config: &Config, mut stop: impl AsyncFnMut(), ready: impl FnOnce(&Running)) -> Result<(), Failure> {
     let (mut control, running) = start(config).await?;
     ready(&running);
+    let mut forgetting = tokio::time::interval(config.auth_cache.max(Duration::from_secs(1)));
     let ended = loop {
-        // Cancel-safe: a stop that is not awaited again keeps its signal, and a letter is taken only when returned.
+        // Cancel-safe: an unfinished stop keeps its signals, a letter is taken only when returned, and a tick is not lost.
         tokio::select! {
             () = stop() => match control.is_draining {
                 false => control.drain(config.drain),
@@ -107,6 +108,7 @@ pub async fn serve(config: &Config, mut stop: impl AsyncFnMut(), ready: impl FnO
                 Some(question) => control.answer(question),
                 None => break control.end().await,
             },
+            _ = forgetting.tick() => control.auth.forget(),
             Some((thread, error)) = control.faults.recv() => {
                 break Err(Failure::failed(format!("{thread} failed: {error}; the server cannot go on without it")));
             }
@@ -196,7 +198,7 @@ fn rules(config: &Config, shards: usize) -> Rules {
 /// Starts the writer, and waits until it has its database.
 async fn start_writer(
     config: &Config,
-    turns: Mailbox<Turn>,
+    turns: Mailbox<Box<Turn>>,
     shards: &[Postbox<Mail>],
     counters: &Arc<Counters>,
     fault: &mpsc::UnboundedSender<(String, String)>,

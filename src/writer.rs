@@ -122,7 +122,7 @@ impl Save for store::Writer {
 pub struct Writer<S, F> {
     store: S,
     policy: Policy,
-    mailbox: Mailbox<Turn>,
+    mailbox: Mailbox<Box<Turn>>,
     /// Tells a shard that one of its turns is settled.
     settle: F,
     counters: Arc<Counters>,
@@ -152,7 +152,13 @@ impl Away {
 
 impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
     /// A writer with nothing to write.
-    pub fn new(store: S, policy: Policy, mailbox: Mailbox<Turn>, settle: F, counters: Arc<Counters>) -> Writer<S, F> {
+    pub fn new(
+        store: S,
+        policy: Policy,
+        mailbox: Mailbox<Box<Turn>>,
+        settle: F,
+        counters: Arc<Counters>,
+    ) -> Writer<S, F> {
         Writer { store, policy, mailbox, settle, counters, queue: VecDeque::new(), away: Away::default() }
     }
 
@@ -170,7 +176,7 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
     async fn next(&mut self) -> Option<Turn> {
         match self.queue.pop_front() {
             Some(turn) => Some(turn),
-            None => self.mailbox.next().await,
+            None => self.mailbox.next().await.map(|turn| *turn),
         }
     }
 
@@ -181,7 +187,7 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
         while !self.policy.commit_delay.is_zero() && self.waiting() < self.policy.commit_rows_max {
             // Cancel-safe: a turn is taken out of the mailbox only when it is returned.
             match tokio::time::timeout_at(deadline, self.mailbox.next()).await {
-                Ok(Some(turn)) => self.queue.push_back(turn),
+                Ok(Some(turn)) => self.queue.push_back(*turn),
                 Ok(None) | Err(_) => return,
             }
         }
@@ -189,7 +195,7 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
 
     fn fetch(&mut self) {
         while let Letter::Is(turn) = self.mailbox.read() {
-            self.queue.push_back(turn);
+            self.queue.push_back(*turn);
         }
     }
 
@@ -349,8 +355,8 @@ mod tests {
 
     type Answers = Rc<RefCell<Vec<(usize, Settled)>>>;
 
-    fn turn(shard: usize, number: u64, texts: &[&str]) -> Turn {
-        let mut turn = Turn::new(shard, number);
+    fn turn(shard: usize, number: u64, texts: &[&str]) -> Box<Turn> {
+        let mut turn = Box::new(Turn::new(shard, number));
         for (place, text) in texts.iter().enumerate() {
             let id = Uuid::from_u128(u128::from(number) << 32 | place as u128);
             let record =
@@ -364,7 +370,7 @@ mod tests {
     fn writer(
         script: &[Outcome],
         rows_max: usize,
-    ) -> (Postbox<Turn>, Fake, Answers, Writer<Fake, impl FnMut(usize, Settled) + use<>>) {
+    ) -> (Postbox<Box<Turn>>, Fake, Answers, Writer<Fake, impl FnMut(usize, Settled) + use<>>) {
         let (postbox, turns) = mailbox(100);
         let (fake, answers) = (Fake::default(), Answers::default());
         fake.0.borrow_mut().script.extend(script);

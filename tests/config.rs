@@ -1,6 +1,8 @@
 //! A key means the same wherever it is given; the later layer wins; nothing misspelt is passed over; the README says
 //! what the program does.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{ffi::OsString, fs, path::PathBuf, process, time::Duration};
 
 use ringroom::{

@@ -43,9 +43,9 @@ use crate::{
 /// What other threads tell a shard.
 pub enum Mail {
     /// A connection whose room lives here.
-    Adopt(Adoption),
+    Adopt(Box<Adoption>),
     /// The control thread's answer to [`Question::Admit`].
-    Admitted(Admittance, Admission),
+    Admitted(Box<Admittance>, Admission),
     /// The control thread's answer to [`Question::Receiver`]: a member, not one, or the database cannot be asked.
     Receiver(ConnId, UserId, Option<bool>),
     /// The writer's answer to a turn.
@@ -109,7 +109,7 @@ pub struct Posts {
     /// The control thread.
     pub control: Postbox<Question>,
     /// The writer.
-    pub writer: Postbox<Turn>,
+    pub writer: Postbox<Box<Turn>>,
 }
 
 /// A member of a room, as its connection knows it.
@@ -210,7 +210,7 @@ impl Chat {
 
     fn hand_over(&mut self, conns: &mut Conns<Member>, id: ConnId, shard: usize, chat: ChatRequest, accept: Bytes) {
         let Some((socket, early)) = conns.take(id) else { return };
-        let adoption = Adoption { socket, early, accept, room: chat.room, token: chat.token };
+        let adoption = Box::new(Adoption { socket, early, accept, room: chat.room, token: chat.token });
         match self.posts.shards[shard].post(Mail::Adopt(adoption)) {
             Ok(()) => self.counters.handed_over.up(),
             Err(Undelivered(Mail::Adopt(adoption))) => {
@@ -224,10 +224,10 @@ impl Chat {
 
     fn ask(&mut self, conns: &mut Conns<Member>, admittance: Admittance, token: Option<Token>) {
         let Some(token) = token else { return self.admit(conns, admittance, Admission::Unauthorized) };
-        let question = Question::Admit { shard: self.shard, admittance, token };
+        let question = Question::Admit { shard: self.shard, admittance: Box::new(admittance), token };
         if let Err(Undelivered(Question::Admit { admittance, .. })) = self.posts.control.post(question) {
             self.counters.mailbox_full.up();
-            self.admit(conns, admittance, Admission::Unavailable);
+            self.admit(conns, *admittance, Admission::Unavailable);
         }
     }
 
@@ -255,15 +255,8 @@ impl Chat {
             outbox.extend_from_slice(accept);
             output::established(outbox, room_id, &user);
         };
-        let member = Member {
-            user: Arc::clone(&user),
-            room,
-            cursor,
-            unsettled: 0,
-            strikes: 0,
-            allowed_at: 0,
-            waiting: None,
-        };
+        let member =
+            Member { user: Arc::clone(&user), room, cursor, unsettled: 0, strikes: 0, allowed_at: 0, waiting: None };
         conns.open(conn, greet, member);
     }
 
@@ -392,7 +385,7 @@ impl Chat {
         }
         self.unsettled_messages += present.origins.len();
         self.unsettled.push_back(Some(present));
-        if let Err(Undelivered(turn)) = self.posts.writer.post(turn) {
+        if let Err(Undelivered(turn)) = self.posts.writer.post(Box::new(turn)) {
             self.counters.mailbox_full.up();
             let refused = (0..turn.records.len() as u32).collect();
             self.settle(conns, Settled { turn: number, refused });
@@ -541,11 +534,12 @@ impl Service for Chat {
 
     fn mail(&mut self, conns: &mut Conns<Member>, mail: Mail) -> Mailed {
         match mail {
-            Mail::Adopt(Adoption { socket, early, accept, room, token }) => {
+            Mail::Adopt(adoption) => {
+                let Adoption { socket, early, accept, room, token } = *adoption;
                 let conn = conns.adopt(socket, early);
                 self.ask(conns, Admittance { conn, room, accept }, token);
             }
-            Mail::Admitted(admittance, admission) => self.admit(conns, admittance, admission),
+            Mail::Admitted(admittance, admission) => self.admit(conns, *admittance, admission),
             Mail::Receiver(conn, receiver, is_member) => self.receiver_known(conns, conn, receiver, is_member),
             Mail::Settled(settled) => self.settle(conns, settled),
             Mail::Drain(lasts) => return Mailed::Drain(lasts),

@@ -14,6 +14,7 @@
 //! and its slot is freed once both operations have come back, so that no buffer is lost.
 
 use std::{
+    collections::VecDeque,
     net::Shutdown,
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
@@ -119,7 +120,7 @@ pub struct Conns<P> {
     /// Have something in their outbox that was written in this turn.
     unsent: Vec<u32>,
     /// Found no buffer: to be asked again once there are some.
-    starved: Vec<u32>,
+    starved: VecDeque<u32>,
     /// Were resumed or brought bytes with them: their stash is to be looked at.
     stashed: Vec<ConnId>,
 }
@@ -138,7 +139,9 @@ impl<P> Conns<P> {
     /// No connections yet.
     pub fn new(pool: Rc<Pool>, patience: Patience, counters: Arc<Counters>) -> Conns<P> {
         Conns {
-            slots: Slab::new(),
+            // Room for all of them at once: the kernel gives memory as it is touched, and a slab that grew by doubling would
+            // touch it twice over.
+            slots: Slab::with_capacity(patience.conns_max),
             pool,
             patience,
             counters,
@@ -147,7 +150,7 @@ impl<P> Conns<P> {
             asking: 0,
             departed: Vec::new(),
             unsent: Vec::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             stashed: Vec::new(),
         }
     }
@@ -354,7 +357,7 @@ impl<P> Conns<P> {
             _ if matches!(conn.phase, Phase::Dead) => self.bury(index),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 self.counters.buffers_short.up();
-                self.starved.push(index as u32);
+                self.starved.push_back(index as u32);
             }
             Err(_) => self.lost(id),
             Ok(bytes) if bytes.is_empty() => self.lost(id),
@@ -450,11 +453,12 @@ impl<P> Conns<P> {
         for index in std::mem::take(&mut self.unsent) {
             self.flush(index as usize);
         }
-        if self.pool.provide() {
-            for index in std::mem::take(&mut self.starved) {
-                if self.slots.contains(index as usize) {
-                    self.arm(index as usize);
-                }
+        self.pool.provide();
+        // As many as there are buffers for: the rest would only find none again, and are asked in later turns.
+        let fed = self.pool.available().min(self.starved.len());
+        for index in self.starved.drain(..fed).collect::<Vec<_>>() {
+            if self.slots.contains(index as usize) {
+                self.arm(index as usize);
             }
         }
     }

@@ -180,6 +180,7 @@ impl Receive {
         let Finished { result, flags, .. } = self.0.finish(Ticket { kind: Kind::Receive, index })?;
         // A buffer may come even with an error or at the end of the stream: it is taken first, so that it goes back.
         let id = cqueue::buffer_select(flags);
+        pool.available.update(|available| available - usize::from(id.is_some()));
         Some(result.map(|len| Received { pool: Rc::clone(pool), id, len: len as usize })).inspect(|received| {
             if let (Err(_), Some(id)) = (received, id) {
                 pool.give_back(id);
@@ -325,6 +326,7 @@ const POOL_BYTES: usize = RECV_BUFFERS * RECV_BUFFER_BYTES;
 pub struct Pool {
     memory: Box<[UnsafeCell<u8>]>,
     returned: RefCell<Vec<u16>>,
+    available: Cell<usize>,
     provides: RefCell<Slab<Provide>>,
 }
 
@@ -341,25 +343,27 @@ impl Pool {
         // SAFETY: `UnsafeCell<u8>` has the layout of `u8`, and the length is the same; ownership passes over whole.
         let memory = unsafe { Box::from_raw(cells) };
         let returned = RefCell::new((0..RECV_BUFFERS as u16).collect());
-        Rc::new(Pool { memory, returned, provides: RefCell::default() })
+        Rc::new(Pool { memory, returned, available: Cell::new(0), provides: RefCell::default() })
     }
 
     fn give_back(&self, id: u16) {
         self.returned.borrow_mut().push(id);
     }
 
-    /// Gives every returned buffer back to the kernel, neighbours together. Once a turn. True if there were any.
-    pub fn provide(&self) -> bool {
+    /// Buffers that the kernel can pick from, less those it picked for completions that were not looked at yet.
+    pub fn available(&self) -> usize {
+        self.available.get()
+    }
+
+    /// Gives every returned buffer back to the kernel, neighbours together. Once a turn.
+    pub fn provide(&self) {
         let mut returned = self.returned.borrow_mut();
-        if returned.is_empty() {
-            return false;
-        }
         returned.sort_unstable();
         for run in returned.chunk_by(|a, b| a + 1 == *b) {
             self.provide_run(run[0]..run[run.len() - 1] + 1);
         }
+        self.available.update(|available| available + returned.len());
         returned.clear();
-        true
     }
 
     fn provide_run(&self, ids: std::ops::Range<u16>) {
@@ -378,7 +382,10 @@ impl Pool {
         let ticket = Ticket { kind: Kind::Provide, index };
         let Some(finished) = provides[index as usize].flight.finish(ticket) else { return Ok(()) };
         let provide = provides.remove(index as usize);
-        finished.result.map(|_| ()).inspect_err(|_| self.returned.borrow_mut().extend(provide.ids))
+        finished.result.map(|_| ()).inspect_err(|_| {
+            self.available.update(|available| available - provide.ids.len());
+            self.returned.borrow_mut().extend(provide.ids);
+        })
     }
 }
 
