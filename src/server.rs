@@ -38,7 +38,7 @@ use crate::{
     },
     store::{Reader, Writer},
     topology::{self, Topology},
-    writer::{self, Turn},
+    writer::{self, LeftInDoubt, Turn},
 };
 
 /// A server that accepts connections.
@@ -97,16 +97,21 @@ pub async fn serve(config: &Config, mut stop: impl AsyncFnMut(), ready: impl FnO
     let (mut control, running) = start(config).await?;
     ready(&running);
     let mut forgetting = tokio::time::interval(config.auth_cache.max(Duration::from_secs(1)));
+    let at_once = || Err(Failure::failed("ended at once by a second signal; clients were not told"));
     let ended = loop {
         // Cancel-safe: an unfinished stop keeps its signals, a letter is taken only when returned, and a tick is not lost.
         tokio::select! {
             () = stop() => match control.is_draining {
                 false => control.drain(config.drain),
-                true => break Err(Failure::failed("ended at once by a second signal; clients were not told")),
+                true => break at_once(),
             },
             question = control.questions.next() => match question {
                 Some(question) => control.answer(question),
-                None => break control.end().await,
+                // Cancel-safe: when the signal wins, the process ends with all its threads.
+                None => break tokio::select! {
+                    ended = control.end() => ended,
+                    () = stop() => at_once(),
+                },
             },
             _ = forgetting.tick() => control.auth.forget(),
             Some((thread, error)) = control.faults.recv() => {
@@ -222,8 +227,10 @@ async fn start_writer(
             let _ = opened.send(Ok(()));
             // A shard that is gone needs no answer, and one whose mailbox is full reads it without waiting for us.
             let settle = |shard: usize, settled| drop(shards[shard].post_blocking(Mail::Settled(settled)));
-            writer::Writer::new(store, policy, turns, settle, counters).run().await;
-            Ok(())
+            let left = writer::Writer::new(store, policy, turns, settle, counters).run().await;
+            left.map_err(|LeftInDoubt(messages)| {
+                format!("the database did not come back, and {messages} messages may or may not be saved")
+            })
         })
     })?;
     is_open.await.unwrap_or_else(|_| Err(Failure::failed("the writer thread ended before it had its database")))?;
@@ -304,8 +311,13 @@ impl Control {
     async fn end(self) -> Result<(), Failure> {
         let Control { threads, mut faults, shards, .. } = self;
         drop(shards);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-        let _ = joined.await;
+        // Not on the runtime's blocking threads: the runtime would wait for those also when a second signal comes.
+        let (joined, are_joined) = oneshot::channel();
+        thread::spawn(move || {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+            let _ = joined.send(());
+        });
+        let _ = are_joined.await;
         match faults.try_recv() {
             Ok((thread, error)) => Err(Failure::failed(format!("{thread} failed while the server stopped: {error}"))),
             Err(_) => Ok(()),

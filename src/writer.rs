@@ -9,8 +9,8 @@
 //! - **A row that the database refuses** must not sink its batch: the batch is halved until the row is alone.
 //! - **A database that is away** is tried again, with growing pauses and jitter. A message that waited for
 //!   `save_timeout_seconds` is given up, and its sender told, as long as it certainly was not saved. A transaction whose
-//!   fate is unknown is never given up: it is repeated until the database answers, which does no harm, for the ids are
-//!   the primary key.
+//!   fate is unknown is not given up: it is repeated until the database answers, which does no harm, for the ids are
+//!   the primary key. Only when the server ends and nobody is left to wait for the answer, it is left at that, and said.
 
 use std::{
     collections::VecDeque,
@@ -129,7 +129,15 @@ pub struct Writer<S, F> {
     /// Turns that are not in a transaction yet.
     queue: VecDeque<Turn>,
     away: Away,
+    /// The shards have ended: nothing more will come, and nobody waits for an answer.
+    is_deserted: bool,
+    /// Messages given up although they may be saved.
+    in_doubt: usize,
 }
+
+/// The writer ended, and of so many messages nobody knows if they are saved. Their senders were told nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftInDoubt(pub usize);
 
 /// How long the database has not answered.
 #[derive(Default)]
@@ -159,17 +167,34 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
         settle: F,
         counters: Arc<Counters>,
     ) -> Writer<S, F> {
-        Writer { store, policy, mailbox, settle, counters, queue: VecDeque::new(), away: Away::default() }
+        Writer {
+            store,
+            policy,
+            mailbox,
+            settle,
+            counters,
+            queue: VecDeque::new(),
+            away: Away::default(),
+            is_deserted: false,
+            in_doubt: 0,
+        }
     }
 
     /// Commits until nobody can send turns any more and all that came are settled.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    /// When the database did not come back before the end, and some may be saved or not.
+    pub async fn run(mut self) -> Result<(), LeftInDoubt> {
         while let Some(turn) = self.next().await {
             // It was the oldest, and stays it: turns are saved, and so broadcast, in the order in which they came.
             self.queue.push_front(turn);
             self.gather().await;
             let batch = self.take_batch();
             self.save(batch).await;
+        }
+        match self.in_doubt {
+            0 => Ok(()),
+            messages => Err(LeftInDoubt(messages)),
         }
     }
 
@@ -194,9 +219,13 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
     }
 
     fn fetch(&mut self) {
-        while let Letter::Is(turn) = self.mailbox.read() {
-            self.queue.push_back(*turn);
-        }
+        self.is_deserted = loop {
+            match self.mailbox.read() {
+                Letter::Is(turn) => self.queue.push_back(*turn),
+                Letter::None => break false,
+                Letter::NoMore => break true,
+            }
+        };
     }
 
     fn waiting(&self) -> usize {
@@ -232,18 +261,18 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
                         refused.push(piece.start);
                     }
                 },
-                Err(InsertError::NotSent(reason)) => {
-                    if fate == Fate::NotSaved && oldest.elapsed() >= self.policy.save_timeout {
-                        tracing::warn!(messages = piece.len(), "given up: the database did not come back in time");
-                        refused.extend(piece);
-                    } else {
-                        pieces.push((piece, fate));
+                Err(error @ (InsertError::NotSent(_) | InsertError::InDoubt(_))) => {
+                    let fate = if matches!(error, InsertError::InDoubt(_)) { Fate::Unknown } else { fate };
+                    match (fate, oldest.elapsed() >= self.policy.save_timeout) {
+                        (Fate::NotSaved, true) => {
+                            tracing::warn!(messages = piece.len(), "given up: the database did not come back in time");
+                            refused.extend(piece);
+                        }
+                        // No shard is left that could take silence for a yes.
+                        (Fate::Unknown, true) if self.is_deserted => self.in_doubt += piece.len(),
+                        _ => pieces.push((piece, fate)),
                     }
-                    self.wait_for_database(&reason).await;
-                }
-                Err(InsertError::InDoubt(reason)) => {
-                    pieces.push((piece, Fate::Unknown));
-                    self.wait_for_database(&reason).await;
+                    self.wait_for_database(error.text()).await;
                 }
             }
         }
@@ -393,7 +422,7 @@ mod tests {
             postbox.post(turn(0, number, &["a", "b"])).unwrap();
         }
         drop(postbox);
-        writer.run().await;
+        writer.run().await.unwrap();
         assert_eq!(fake.0.borrow().transactions, [4, 2]);
         assert_eq!(*answers.borrow(), [settled(0, 0, &[]), settled(0, 1, &[]), settled(0, 2, &[])]);
     }
@@ -405,7 +434,7 @@ mod tests {
             postbox.post(turn(0, number, &["a"])).unwrap();
         }
         drop(postbox);
-        writer.run().await;
+        writer.run().await.unwrap();
         assert_eq!(*answers.borrow(), [0, 1, 2, 3, 4, 5].map(|number| settled(0, number, &[])));
     }
 
@@ -416,7 +445,7 @@ mod tests {
         postbox.post(turn(1, 9, &["d"])).unwrap();
         postbox.post(turn(0, 2, &["bad", "bad"])).unwrap();
         drop(postbox);
-        writer.run().await;
+        writer.run().await.unwrap();
         assert_eq!(*answers.borrow(), [settled(0, 1, &[1]), settled(1, 9, &[]), settled(0, 2, &[0, 1])]);
         assert_eq!(fake.0.borrow().saved.len(), 3);
     }
@@ -427,7 +456,7 @@ mod tests {
             let (postbox, fake, answers, writer) = writer(&[outcome, Outcome::NotSent, Outcome::NotSent], 100);
             postbox.post(turn(0, 1, &["a", "b"])).unwrap();
             drop(postbox);
-            writer.run().await;
+            writer.run().await.unwrap();
             assert_eq!(*answers.borrow(), [settled(0, 1, &[])]);
             assert_eq!((fake.0.borrow().saved.len(), fake.0.borrow().transactions.len()), (2, 4));
         }
@@ -445,5 +474,14 @@ mod tests {
         running.run_until(tokio::time::sleep(Duration::from_secs(60))).await;
         assert_eq!(*answers.borrow(), [settled(0, 2, &[0, 1]), settled(0, 1, &[])]);
         assert_eq!(fake.0.borrow().saved.len(), 2, "and what was given up is not in the table");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_that_nobody_waits_for_ends_with_the_server() {
+        let (postbox, _, _, mut writer) = writer(&[Outcome::InDoubtLost, Outcome::NotSent, Outcome::NotSent], 100);
+        writer.policy.save_timeout = Duration::ZERO;
+        postbox.post(turn(0, 1, &["a", "b"])).unwrap();
+        drop(postbox);
+        assert_eq!(writer.run().await, Err(LeftInDoubt(2)));
     }
 }
