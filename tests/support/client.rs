@@ -11,7 +11,7 @@ use std::{
 use ringroom::identity::RoomId;
 use serde_json::{Value, json};
 use tungstenite::{
-    Message, WebSocket,
+    Error, Message, WebSocket,
     client::IntoClientRequest,
     handshake::client::Response,
     protocol::{CloseFrame, WebSocketConfig},
@@ -94,6 +94,20 @@ impl Client {
         let json = self.json();
         assert_eq!(json["type"], "chat_message", "{json}");
         json["message"].as_str().unwrap().to_owned()
+    }
+
+    /// What comes within `patience`: a text as JSON, or the end, by a close frame with this code or by none.
+    pub fn hear(&mut self, patience: Duration) -> Option<Result<Value, Option<u16>>> {
+        self.socket.get_ref().set_read_timeout(Some(patience)).unwrap();
+        let heard = match self.socket.read() {
+            Ok(Message::Text(text)) => Some(Ok(serde_json::from_str(&text).unwrap())),
+            Ok(Message::Close(frame)) => Some(Err(frame.map(|frame| frame.code.into()))),
+            Ok(_) => None,
+            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(_) => Some(Err(None)),
+        };
+        self.socket.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
+        heard
     }
 
     /// The next message but pings and pongs.

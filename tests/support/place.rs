@@ -59,6 +59,11 @@ impl Place {
         places
     }
 
+    /// A database on a cluster of the test's own.
+    pub fn postgres(url: String) -> Place {
+        Place::new("Postgres", url, Folder::new())
+    }
+
     fn new(kind: &'static str, url: String, folder: Folder) -> Place {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let admin = runtime.block_on(async {

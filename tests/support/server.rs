@@ -6,6 +6,7 @@ use std::{
     env,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
@@ -34,7 +35,13 @@ pub struct Ended {
 impl Server {
     /// Starts a server and waits for its one line on standard output.
     pub fn start(place: &Place, flags: &[&str]) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringroom"));
+        Server::start_after("", place, flags)
+    }
+
+    /// As [`start`](Server::start), in a process that has run a line of bash first, such as `ulimit -n 100`.
+    pub fn start_after(line: &str, place: &Place, flags: &[&str]) -> Server {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{line}\nexec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ringroom")]);
         for (name, _) in env::vars().filter(|(name, _)| name.starts_with("RINGROOM_") || name == "DATABASE_URL") {
             command.env_remove(name);
         }
@@ -83,23 +90,49 @@ impl Server {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Its files in `/proc`.
+    pub fn proc(&self, name: &str) -> PathBuf {
+        format!("/proc/{}/{name}", self.child.id()).into()
+    }
+
+    /// SIGKILL.
+    pub fn kill_9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> Ended {
+        self.wait_for(DEADLINE).expect("the server does not end")
+    }
+
+    /// Waits for it to end by itself; `None` if it is still there after so long.
+    pub fn wait_for(&mut self, patience: Duration) -> Option<Ended> {
         let began = Instant::now();
         let status: ExitStatus = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(began.elapsed() < DEADLINE, "the server does not end");
+            if began.elapsed() > patience {
+                return None;
+            }
             thread::sleep(Duration::from_millis(5));
         };
         if let Some(reader) = self.log_reader.take() {
             reader.join().unwrap();
         }
-        Ended { code: status.code(), log: self.log() }
+        Some(Ended { code: status.code(), log: self.log() })
     }
 
     /// Asks it to end, which must succeed.

@@ -1,0 +1,225 @@
+//! Members of rooms that talk without pause while something breaks, and the account of what each sent and heard.
+//!
+//! Each connection has a thread. A message's text says who sent it and which of theirs it is, so that the accounts can be
+//! compared with each other and with the table afterwards.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle, sleep},
+    time::{Duration, Instant},
+};
+
+use ringroom::{
+    identity::RoomId,
+    store::{Saved, SeededRoom},
+};
+
+use tungstenite::Message;
+
+use super::{
+    client::{Client, chat_message},
+    server::Server,
+};
+
+/// Messages that a sender has under way at a time.
+const WINDOW: usize = 8;
+/// Between two messages of a sender: enough load to be in the middle of something always, and no busy loop.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Members of several rooms, at it.
+pub struct Load {
+    members: Vec<JoinHandle<Account>>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nobody begins another message.
+    quiet: AtomicBool,
+    /// Everybody leaves.
+    over: AtomicBool,
+    unanswered: AtomicUsize,
+    heard: AtomicUsize,
+}
+
+/// What one member sent and heard, in order.
+pub struct Account {
+    pub room: RoomId,
+    pub name: String,
+    pub sent: Vec<String>,
+    pub heard: Vec<Broadcast>,
+    /// How many messages were answered with `not_saved`.
+    pub not_saved: usize,
+    /// The connection ended before its member left.
+    pub ended: bool,
+}
+
+/// A message as it was broadcast.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Broadcast {
+    pub id: String,
+    pub timestamp: String,
+    pub text: String,
+}
+
+impl Load {
+    /// Connects every user of every room; the first `senders` of each room talk. `run` makes texts of several loads differ.
+    pub fn start(server: &Server, rooms: &[SeededRoom], senders: usize, run: usize) -> Load {
+        let state = Arc::new(State::default());
+        let mut members = Vec::new();
+        for room in rooms {
+            for (place, user) in room.users.iter().enumerate() {
+                let client = Client::join(server.address, room.room, &user.token);
+                let account = Account {
+                    room: room.room,
+                    name: format!("{run}/{}", user.username),
+                    sent: Vec::new(),
+                    heard: Vec::new(),
+                    not_saved: 0,
+                    ended: false,
+                };
+                members.push((client, account, place < senders));
+            }
+        }
+        // All are in before the first speaks, so that all hear the same.
+        let members = members.into_iter().map(|(client, account, talks)| {
+            let state = Arc::clone(&state);
+            thread::spawn(move || account.keep(client, talks, &state))
+        });
+        Load { members: members.collect(), state }
+    }
+
+    /// Waits until `count` more messages were heard, by anyone.
+    pub fn wait_for(&self, count: usize, within: Duration) {
+        let (before, until) = (self.state.heard.load(Relaxed), Instant::now() + within);
+        while self.state.heard.load(Relaxed) < before + count {
+            assert!(Instant::now() < until, "nobody heard {count} messages within {within:?}");
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets nobody begin a message, waits until each is answered, and until nothing more comes; then all leave.
+    pub fn settle(self, within: Duration) -> Vec<Account> {
+        self.state.quiet.store(true, Relaxed);
+        let until = Instant::now() + within;
+        while self.state.unanswered.load(Relaxed) > 0 {
+            assert!(Instant::now() < until, "{} messages are not answered", self.state.unanswered.load(Relaxed));
+            sleep(Duration::from_millis(10));
+        }
+        let mut heard = usize::MAX;
+        while heard != self.state.heard.load(Relaxed) {
+            assert!(Instant::now() < until, "messages keep coming");
+            heard = self.state.heard.load(Relaxed);
+            sleep(Duration::from_millis(500));
+        }
+        self.leave()
+    }
+
+    /// The accounts, as they are when all have left or lost their connection.
+    pub fn leave(self) -> Vec<Account> {
+        self.state.quiet.store(true, Relaxed);
+        self.state.over.store(true, Relaxed);
+        self.members.into_iter().map(|member| member.join().unwrap()).collect()
+    }
+}
+
+impl Account {
+    fn keep(mut self, mut client: Client, talks: bool, state: &State) -> Account {
+        let mut spoke = Instant::now();
+        while !state.over.load(Relaxed) && !self.ended {
+            let may_talk = talks && !state.quiet.load(Relaxed) && spoke.elapsed() >= PAUSE;
+            if may_talk && self.unanswered() < WINDOW {
+                spoke = Instant::now();
+                self.send(&mut client, state);
+            }
+            self.listen(&mut client, state);
+        }
+        if self.ended {
+            state.unanswered.fetch_sub(self.unanswered(), Relaxed);
+        } else {
+            client.leave();
+        }
+        self
+    }
+
+    fn send(&mut self, client: &mut Client, state: &State) {
+        let text = format!("{} #{}", self.name, self.sent.len());
+        state.unanswered.fetch_add(1, Relaxed);
+        self.ended |= client.socket.send(Message::text(chat_message(&text))).is_err();
+        self.sent.push(text);
+    }
+
+    fn listen(&mut self, client: &mut Client, state: &State) {
+        match client.hear(PAUSE) {
+            None => {}
+            Some(Err(_)) => self.ended = true,
+            Some(Ok(message)) if message["code"] == "not_saved" => {
+                self.not_saved += 1;
+                state.unanswered.fetch_sub(1, Relaxed);
+            }
+            Some(Ok(message)) => {
+                let field = |name: &str| message[name].as_str().unwrap_or_else(|| panic!("{message}")).to_owned();
+                let text = field("message");
+                if self.is_mine(&text) {
+                    state.unanswered.fetch_sub(1, Relaxed);
+                }
+                self.heard.push(Broadcast { id: field("message_id"), timestamp: field("timestamp"), text });
+                state.heard.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn is_mine(&self, text: &str) -> bool {
+        text.rsplit_once(" #").is_some_and(|(name, _)| name == self.name)
+    }
+
+    fn answered(&self) -> usize {
+        self.heard.iter().filter(|heard| self.is_mine(&heard.text)).count() + self.not_saved
+    }
+
+    fn unanswered(&self) -> usize {
+        self.sent.len() - self.answered()
+    }
+}
+
+/// Holds the accounts of members that stayed to the end against each other and against the table: `table` gives a room's
+/// rows in order. All that was said in these rooms was said by these members.
+pub fn check_settled(accounts: &[Account], table: impl Fn(RoomId) -> Vec<Saved>) {
+    for account in accounts {
+        let name = &account.name;
+        assert!(!account.ended, "{name}: the connection ended");
+        let first = accounts.iter().find(|other| other.room == account.room).unwrap();
+        assert!(account.heard == first.heard, "{name} and {} heard different things", first.name);
+        check_own(account);
+    }
+    for room in accounts.iter().map(|account| account.room).collect::<HashSet<_>>() {
+        let heard = &accounts.iter().find(|account| account.room == room).unwrap().heard;
+        check_order(heard);
+        let heard: Vec<_> = heard.iter().map(|heard| (heard.id.clone(), heard.text.clone())).collect();
+        // Exactly once, in the order heard, and nothing beside: so what was answered `not_saved` is not in it.
+        let rows: Vec<_> = table(room).into_iter().map(|row| (row.id.to_string(), row.content.to_string())).collect();
+        let first_difference = rows.iter().zip(&heard).position(|(row, heard)| row != heard);
+        assert!(rows == heard, "{} rows, {} heard; they part at {first_difference:?}", rows.len(), heard.len());
+    }
+}
+
+/// Every message of a member came back, in the order sent, or was answered `not_saved`.
+fn check_own(account: &Account) {
+    let own: Vec<_> = account.heard.iter().map(|heard| &heard.text).filter(|text| account.is_mine(text)).collect();
+    let mut sent = account.sent.iter();
+    assert!(own.iter().all(|text| sent.any(|sent| sent == *text)), "{}: out of the order sent", account.name);
+    assert_eq!(own.len() + account.not_saved, account.sent.len(), "{}: answers and messages", account.name);
+}
+
+/// Ids and timestamps rise as they are heard, so none is heard twice.
+pub fn check_order(heard: &[Broadcast]) {
+    for pair in heard.windows(2) {
+        assert!(pair[0].id < pair[1].id && pair[0].timestamp <= pair[1].timestamp, "{pair:?}");
+    }
+    let texts: HashSet<_> = heard.iter().map(|heard| &heard.text).collect();
+    assert_eq!(texts.len(), heard.len(), "a message was broadcast twice");
+}
