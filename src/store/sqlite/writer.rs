@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, Result as SqlResult, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Result as SqlResult, TransactionBehavior, ffi::SQLITE_IOERR_WRITE, params};
 
 use super::{Id, failure, open_migrated};
 use crate::{
@@ -103,6 +103,15 @@ fn meaning(stage: Stage, error: &rusqlite::Error, path: &Path) -> InsertError {
             InsertError::NotSent(text())
         }
         (_, Stage::Rows) => InsertError::NotSent(text()),
+        // Of a quota or a limit, which SQLite does not know as a full disk. The last frame of the write-ahead log is what
+        // commits, and without all of it in the file nothing is committed (sqlite.org/fileformat2.html, section 4).
+        (Some(ErrorCode::SystemIoFailure), Stage::Commit) if extended_code(error) == Some(SQLITE_IOERR_WRITE) => {
+            InsertError::NotSent(text())
+        }
         (_, Stage::Commit) => InsertError::InDoubt(text()),
     }
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }
