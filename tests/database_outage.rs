@@ -6,12 +6,11 @@
 mod support;
 
 use std::{
-    env,
     thread::{self, JoinHandle, sleep},
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 use ringroom::store::SeededRoom;
 use support::{
     DEADLINE,
@@ -19,6 +18,7 @@ use support::{
     load::{Load, check_settled},
     place::Place,
     postgres::{self, PASSWORD, Postgres},
+    random,
     server::{Ended, Server},
 };
 
@@ -66,13 +66,6 @@ fn lines(log: &str, words: &str) -> usize {
     log.lines().filter(|line| line.contains(words)).count()
 }
 
-/// A generator whose seed is printed, and may be given to have the same again.
-fn random() -> StdRng {
-    let seed = env::var("TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("TEST_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
-
 #[test]
 fn what_was_broadcast_survives_every_crash_of_postgres() {
     let Some(mut outage) = Outage::new("kill -9 of Postgres under load", 3, 4) else { return };
@@ -80,14 +73,14 @@ fn what_was_broadcast_survives_every_crash_of_postgres() {
     let server = Server::start(&outage.place, &["--save-timeout-seconds", "2"]);
     let load = Load::start(&server, &outage.rooms, 2, 0);
     for _ in 0..4 {
-        load.wait_for(50, DEADLINE);
+        load.wait_for(50);
         sleep(Duration::from_millis(random.random_range(0..1500)));
         outage.postgres.kill_9();
         sleep(Duration::from_millis(random.random_range(1000..3000)));
         outage.postgres.restart();
     }
-    load.wait_for(50, DEADLINE);
-    let accounts = load.settle(DEADLINE);
+    load.wait_for(50);
+    let accounts = load.settle();
     check_settled(&accounts, |room| outage.place.saved(room));
     let not_saved: usize = accounts.iter().map(|account| account.not_saved).sum();
     let said: usize = accounts.iter().map(|account| account.sent.len()).sum();

@@ -21,6 +21,7 @@ use ringroom::{
 use tungstenite::Message;
 
 use super::{
+    DEADLINE,
     client::{Client, chat_message},
     server::Server,
 };
@@ -44,12 +45,15 @@ struct State {
     over: AtomicBool,
     unanswered: AtomicUsize,
     heard: AtomicUsize,
+    not_saved: AtomicUsize,
 }
 
 /// What one member sent and heard, in order.
 pub struct Account {
     pub room: RoomId,
-    pub name: String,
+    pub user: String,
+    /// Makes its texts differ from those of the same user in other runs.
+    run: usize,
     pub sent: Vec<String>,
     pub heard: Vec<Broadcast>,
     /// How many messages were answered with `not_saved`.
@@ -76,7 +80,8 @@ impl Load {
                 let client = Client::join(server.address, room.room, &user.token);
                 let account = Account {
                     room: room.room,
-                    name: format!("{run}/{}", user.username),
+                    user: user.username.clone(),
+                    run,
                     sent: Vec::new(),
                     heard: Vec::new(),
                     not_saved: 0,
@@ -94,18 +99,19 @@ impl Load {
     }
 
     /// Waits until `count` more messages were heard, by anyone.
-    pub fn wait_for(&self, count: usize, within: Duration) {
-        let (before, until) = (self.state.heard.load(Relaxed), Instant::now() + within);
-        while self.state.heard.load(Relaxed) < before + count {
-            assert!(Instant::now() < until, "nobody heard {count} messages within {within:?}");
-            sleep(Duration::from_millis(5));
-        }
+    pub fn wait_for(&self, count: usize) {
+        wait_for_more(&self.state.heard, count, "messages");
+    }
+
+    /// Waits until `count` more messages were answered with `not_saved`.
+    pub fn wait_for_refusals(&self, count: usize) {
+        wait_for_more(&self.state.not_saved, count, "not_saved");
     }
 
     /// Lets nobody begin a message, waits until each is answered, and until nothing more comes; then all leave.
-    pub fn settle(self, within: Duration) -> Vec<Account> {
+    pub fn settle(self) -> Vec<Account> {
         self.state.quiet.store(true, Relaxed);
-        let until = Instant::now() + within;
+        let until = Instant::now() + DEADLINE;
         while self.state.unanswered.load(Relaxed) > 0 {
             assert!(Instant::now() < until, "{} messages are not answered", self.state.unanswered.load(Relaxed));
             sleep(Duration::from_millis(10));
@@ -127,7 +133,24 @@ impl Load {
     }
 }
 
+fn wait_for_more(counter: &AtomicUsize, count: usize, what: &str) {
+    let (before, began) = (counter.load(Relaxed), Instant::now());
+    while counter.load(Relaxed) < before + count {
+        assert!(began.elapsed() < DEADLINE, "nobody heard {count} more {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
 impl Account {
+    /// Goes on with the same user's account of a later run.
+    pub fn join(&mut self, later: Account) {
+        assert_eq!(self.user, later.user);
+        self.sent.extend(later.sent);
+        self.heard.extend(later.heard);
+        self.not_saved += later.not_saved;
+        self.ended |= later.ended;
+    }
+
     fn keep(mut self, mut client: Client, talks: bool, state: &State) -> Account {
         let mut spoke = Instant::now();
         while !state.over.load(Relaxed) && !self.ended {
@@ -147,7 +170,7 @@ impl Account {
     }
 
     fn send(&mut self, client: &mut Client, state: &State) {
-        let text = format!("{} #{}", self.name, self.sent.len());
+        let text = format!("{} {} #{}", self.user, self.run, self.sent.len());
         state.unanswered.fetch_add(1, Relaxed);
         self.ended |= client.socket.send(Message::text(chat_message(&text))).is_err();
         self.sent.push(text);
@@ -159,6 +182,7 @@ impl Account {
             Some(Err(_)) => self.ended = true,
             Some(Ok(message)) if message["code"] == "not_saved" => {
                 self.not_saved += 1;
+                state.not_saved.fetch_add(1, Relaxed);
                 state.unanswered.fetch_sub(1, Relaxed);
             }
             Some(Ok(message)) => {
@@ -174,7 +198,7 @@ impl Account {
     }
 
     fn is_mine(&self, text: &str) -> bool {
-        text.rsplit_once(" #").is_some_and(|(name, _)| name == self.name)
+        text.split(' ').next() == Some(&self.user)
     }
 
     fn answered(&self) -> usize {
@@ -190,10 +214,10 @@ impl Account {
 /// rows in order. All that was said in these rooms was said by these members.
 pub fn check_settled(accounts: &[Account], table: impl Fn(RoomId) -> Vec<Saved>) {
     for account in accounts {
-        let name = &account.name;
-        assert!(!account.ended, "{name}: the connection ended");
+        let user = &account.user;
+        assert!(!account.ended, "{user}: the connection ended");
         let first = accounts.iter().find(|other| other.room == account.room).unwrap();
-        assert!(account.heard == first.heard, "{name} and {} heard different things", first.name);
+        assert!(account.heard == first.heard, "{user} and {} heard different things", first.user);
         check_own(account);
     }
     for room in accounts.iter().map(|account| account.room).collect::<HashSet<_>>() {
@@ -211,8 +235,8 @@ pub fn check_settled(accounts: &[Account], table: impl Fn(RoomId) -> Vec<Saved>)
 fn check_own(account: &Account) {
     let own: Vec<_> = account.heard.iter().map(|heard| &heard.text).filter(|text| account.is_mine(text)).collect();
     let mut sent = account.sent.iter();
-    assert!(own.iter().all(|text| sent.any(|sent| sent == *text)), "{}: out of the order sent", account.name);
-    assert_eq!(own.len() + account.not_saved, account.sent.len(), "{}: answers and messages", account.name);
+    assert!(own.iter().all(|text| sent.any(|sent| sent == *text)), "{}: out of the order sent", account.user);
+    assert_eq!(own.len() + account.not_saved, account.sent.len(), "{}: answers and messages", account.user);
 }
 
 /// Ids and timestamps rise as they are heard, so none is heard twice.
