@@ -8,6 +8,7 @@ pub mod failure;
 pub mod http;
 pub mod identity;
 pub mod limits;
+pub mod memory;
 pub mod metrics;
 pub mod preflight;
 pub mod protocol;

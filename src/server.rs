@@ -29,6 +29,7 @@ use crate::{
     http::{self, History, Http},
     identity::{RoomId, Token},
     limits::MAILBOX_MESSAGES_MAX,
+    memory,
     metrics::{self, Counters},
     shard::{
         self, Setup, accept,
@@ -113,7 +114,10 @@ pub async fn serve(config: &Config, mut stop: impl AsyncFnMut(), ready: impl FnO
                     () = stop() => at_once(),
                 },
             },
-            _ = forgetting.tick() => control.auth.forget(),
+            _ = forgetting.tick() => {
+                control.auth.forget();
+                memory::give_back();
+            }
             Some((thread, error)) = control.faults.recv() => {
                 break Err(Failure::failed(format!("{thread} failed: {error}; the server cannot go on without it")));
             }

@@ -38,6 +38,7 @@ use self::{
 use crate::{
     close::Close,
     limits::{COMPLETION_ENTRIES, HEAD_BYTES_MAX, RING_ENTRIES},
+    memory,
     metrics::Counters,
     ws::{
         encode,
@@ -143,7 +144,32 @@ struct Shard<S: Service> {
     mailbox: Mailbox<S::Mail>,
     counters: Arc<Counters>,
     began: Instant,
+    calm: Calm,
     drain: Option<Drain>,
+}
+
+/// Notices that a busy time is over, to give back the memory that only it needed.
+#[derive(Default)]
+struct Calm {
+    turns: u64,
+    ticks_quiet: u32,
+}
+
+impl Calm {
+    /// Turns between two ticks, above which a shard has better things to do.
+    const TURNS_QUIET: u64 = 100;
+    /// Quiet ticks that make a calm: two seconds.
+    const TICKS: u32 = 8;
+
+    /// Once a tick; once in every calm the memory is given back.
+    fn look(&mut self, turns: u64) {
+        let is_quiet = turns - self.turns <= Self::TURNS_QUIET;
+        self.turns = turns;
+        self.ticks_quiet = if is_quiet { self.ticks_quiet.saturating_add(1) } else { 0 };
+        if self.ticks_quiet == Self::TICKS {
+            memory::give_back();
+        }
+    }
 }
 
 /// The end of a shard, spread over time so that the clients do not all come back at once.
@@ -168,6 +194,7 @@ impl<S: Service> Shard<S> {
             mailbox: setup.mailbox,
             counters: setup.counters,
             began: Instant::now(),
+            calm: Calm::default(),
             drain: None,
         }
     }
@@ -323,6 +350,7 @@ impl<S: Service> Shard<S> {
 
     fn tick(&mut self) {
         self.acceptor.rearm();
+        self.calm.look(self.counters.turns.get());
         self.conns.tick(self.began.elapsed().as_secs() as u32);
         self.drain_some();
     }
