@@ -15,6 +15,7 @@ use ringroom::{
         self, Mailed, Message, Service, Setup, accept,
         conn::{ConnId, Conns, Patience},
         mailbox::mailbox,
+        occupancy::Occupancy,
     },
     ws::{
         encode,
@@ -99,8 +100,7 @@ fn serve(address: SocketAddr) -> std::io::Result<()> {
         ping: Duration::from_secs(25),
         close: Duration::from_secs(5),
         settle: Duration::ZERO,
-        conns_max: 10_000,
-        asking_max: 1_000,
     };
-    shard::run(Setup { listener, mailbox, patience, counters: Arc::default() }, Echo)
+    let occupancy = Arc::new(Occupancy::new(10_000, 1_000));
+    shard::run(Setup { listener, mailbox, expected: 0, patience, occupancy, counters: Arc::default() }, Echo)
 }

@@ -30,14 +30,6 @@ pub fn kernel() -> Result<(), Failure> {
     Err(Failure::unusable(explain(&error, disabled.as_deref().map(str::trim), release.trim())))
 }
 
-/// Keeps the kernel from rounding memory up to huge pages: with thousands of small things spread over the heap, that more
-/// than doubles what an idle connection costs. A kernel that does not know huge pages has nothing to keep from.
-pub fn memory() {
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "huge pages cannot be turned off for this process");
-    }
-}
-
 /// Why the kernel refused a ring, and what to set, from its error, the sysctl `kernel.io_uring_disabled` (kernels before
 /// 6.6 have none) and its release.
 pub fn explain(error: &Error, disabled: Option<&str>, release: &str) -> String {

@@ -36,6 +36,7 @@ use crate::{
         chat::{Chat, Mail, Posts, Rules},
         conn::Patience,
         mailbox::{Mailbox, Postbox, mailbox},
+        occupancy::Occupancy,
     },
     store::{Reader, Writer},
     topology::{self, Topology},
@@ -154,13 +155,16 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     // The control thread's, the writer's, then one a shard.
     let counters: Vec<Arc<Counters>> = (0..2 + topology.shards()).map(|_| Arc::default()).collect();
 
+    let occupancy = Arc::new(Occupancy::new(config.connections_max, config.handshakes_max));
     let mut threads = vec![start_writer(config, turns, &shard_posts, &counters[1], &fault).await?];
     for (shard, (listener, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
         let posts = Posts { shards: shard_posts.clone(), control: control_post.clone(), writer: writer_post.clone() };
         let setup = Setup {
             listener,
             mailbox,
-            patience: patience(config, topology.shards()),
+            expected: config.connections_max.div_ceil(topology.shards()),
+            patience: patience(config),
+            occupancy: Arc::clone(&occupancy),
             counters: Arc::clone(&counters[2 + shard]),
         };
         threads.push(start_shard(shard, config, &topology, setup, posts, &fault)?);
@@ -176,14 +180,12 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     Ok((control, Running { address, shards: topology.shards(), counters }))
 }
 
-fn patience(config: &Config, shards: usize) -> Patience {
+fn patience(config: &Config) -> Patience {
     Patience {
         head: config.head_timeout,
         ping: config.ping_interval,
         close: config.close_timeout,
         settle: config.save_timeout,
-        conns_max: config.connections_max.div_ceil(shards),
-        asking_max: config.handshakes_max.div_ceil(shards),
     }
 }
 

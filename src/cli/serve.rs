@@ -45,7 +45,6 @@ pub(super) fn run(settings: Settings<ForServer>) -> Result<(), Failure> {
 /// Whether kernel, port and open files will do; connections beyond the open files are not promised.
 pub(super) fn prepare_machine(config: &mut Config) -> Result<(), Failure> {
     preflight::kernel()?;
-    preflight::memory();
     preflight::address(config.listen)?;
     let capacity = preflight::Capacity::reserve(config.connections_max, shards(config))?;
     if let Some(shortfall) = capacity.shortfall {

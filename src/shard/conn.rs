@@ -26,7 +26,10 @@ use bytes::BytesMut;
 use slab::Slab;
 use socket2::SockRef;
 
-use super::ring::{Outgoing, Pool, Receive, Received, Transmit};
+use super::{
+    occupancy::Occupancy,
+    ring::{Outgoing, Pool, Receive, Received, Transmit},
+};
 use crate::{
     close::Close,
     limits::OUTBOX_BYTES_MAX,
@@ -48,7 +51,7 @@ impl ConnId {
     }
 }
 
-/// How long things may take, and how many connections there may be; per shard.
+/// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For a request head to be complete.
@@ -59,10 +62,6 @@ pub struct Patience {
     pub close: Duration,
     /// For the last messages to be saved when the server stops.
     pub settle: Duration,
-    /// Connections of this shard.
-    pub conns_max: usize,
-    /// Connections of this shard whose request is not answered.
-    pub asking_max: usize,
 }
 
 enum Phase<P> {
@@ -113,8 +112,7 @@ pub struct Conns<P> {
     generation: u32,
     /// Seconds since the shard began.
     now: u32,
-    /// Connections in `Head` or `Asked`.
-    asking: usize,
+    occupancy: Arc<Occupancy>,
     /// Left `Open`, and the service does not know yet.
     departed: Vec<P>,
     /// Have something in their outbox that was written in this turn.
@@ -136,18 +134,23 @@ pub enum Arrived {
 }
 
 impl<P> Conns<P> {
-    /// No connections yet.
-    pub fn new(pool: Rc<Pool>, patience: Patience, counters: Arc<Counters>) -> Conns<P> {
+    /// No connections yet, and room for `expected` of them at once: the kernel gives memory as it is touched, and a slab
+    /// that grew by doubling would touch it twice over.
+    pub fn new(
+        expected: usize,
+        pool: Rc<Pool>,
+        patience: Patience,
+        occupancy: Arc<Occupancy>,
+        counters: Arc<Counters>,
+    ) -> Conns<P> {
         Conns {
-            // Room for all of them at once: the kernel gives memory as it is touched, and a slab that grew by doubling would
-            // touch it twice over.
-            slots: Slab::with_capacity(patience.conns_max),
+            slots: Slab::with_capacity(expected),
             pool,
             patience,
             counters,
             generation: 0,
             now: 0,
-            asking: 0,
+            occupancy,
             departed: Vec::new(),
             unsent: Vec::new(),
             starved: VecDeque::new(),
@@ -177,15 +180,15 @@ impl<P> Conns<P> {
 
     // ---- Beginnings -------------------------------------------------------------------------------------------------
 
-    /// A socket that was just accepted. Refused at once when the shard has all the connections it may have.
+    /// A socket that was just accepted. Refused at once when the server has all the connections it may have.
     pub fn accept(&mut self, socket: OwnedFd) {
         self.counters.accepted.up();
-        let full = self.slots.len() >= self.patience.conns_max || self.asking >= self.patience.asking_max;
+        let refusal = self.occupancy.refusal();
         let id = self.insert(socket, Phase::Head, Vec::new());
         self.slots[id.index()].due = self.after(self.patience.head);
-        match full {
-            true => self.refuse(id, Refusal::Full),
-            false => self.arm(id.index()),
+        match refusal {
+            Some(refusal) => self.refuse(id, refusal),
+            None => self.arm(id.index()),
         }
     }
 
@@ -197,7 +200,7 @@ impl<P> Conns<P> {
 
     fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Vec<u8>) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
-        self.asking += 1;
+        self.occupancy.enters();
         let index = self.slots.insert(Conn {
             socket,
             generation: self.generation,
@@ -236,7 +239,8 @@ impl<P> Conns<P> {
     pub fn take(&mut self, id: ConnId) -> Option<(OwnedFd, Vec<u8>)> {
         let conn = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked) && conn.receive.is_none())?;
         debug_assert!(conn.transmit.is_none(), "nothing is sent before the request is answered");
-        self.asking -= 1;
+        self.occupancy.answered();
+        self.occupancy.leaves();
         let conn = self.slots.remove(id.index());
         Some((conn.socket, conn.stash))
     }
@@ -248,7 +252,7 @@ impl<P> Conns<P> {
         let Some(conn) = self.slots.get_mut(id.index()).filter(|conn| conn.generation == id.generation) else { return };
         greeting(&mut conn.outbox);
         (conn.phase, conn.due, conn.heard) = (Phase::Open(peer), due, now);
-        self.asking -= 1;
+        self.occupancy.answered();
         self.counters.opened.up();
         self.unsent.push(id.index);
         match conn.stash.is_empty() {
@@ -261,7 +265,7 @@ impl<P> Conns<P> {
     pub fn open_and_close(&mut self, id: ConnId, accept: &[u8], close: Close) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.outbox.extend_from_slice(accept);
-        self.asking -= 1;
+        self.occupancy.answered();
         self.slots[id.index()].phase = Phase::Closing;
         self.say_close(id, close);
     }
@@ -270,7 +274,7 @@ impl<P> Conns<P> {
     pub fn refuse(&mut self, id: ConnId, refusal: Refusal) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.outbox.extend_from_slice(&refusal.response());
-        self.asking -= 1;
+        self.occupancy.answered();
         self.counters.refused.up();
         self.linger(id.index());
     }
@@ -530,10 +534,11 @@ impl<P> Conns<P> {
     fn bury(&mut self, index: usize) {
         let conn = &mut self.slots[index];
         if matches!(conn.phase, Phase::Head | Phase::Asked) {
-            self.asking -= 1;
+            self.occupancy.answered();
         }
         if conn.receive.is_none() && conn.transmit.is_none() {
             self.slots.remove(index);
+            self.occupancy.leaves();
             return;
         }
         if !matches!(conn.phase, Phase::Dead) {

@@ -14,6 +14,7 @@ pub mod accept;
 pub mod chat;
 pub mod conn;
 pub mod mailbox;
+pub mod occupancy;
 pub mod ring;
 pub mod room;
 
@@ -33,6 +34,7 @@ use self::{
     accept::Acceptor,
     conn::{Arrived, ConnId, Conns, Patience},
     mailbox::{Letter, Mailbox},
+    occupancy::Occupancy,
     ring::{Completions, Kind, Pool, Received, Ticket},
 };
 use crate::{
@@ -111,8 +113,12 @@ pub struct Setup<M> {
     pub listener: Socket,
     /// What other threads send.
     pub mailbox: Mailbox<M>,
-    /// Deadlines and bounds of connections.
+    /// How many connections to be ready for; there may be more.
+    pub expected: usize,
+    /// How long things may take.
     pub patience: Patience,
+    /// The count of all shards' connections.
+    pub occupancy: Arc<Occupancy>,
     /// This shard's counters.
     pub counters: Arc<Counters>,
 }
@@ -189,7 +195,7 @@ impl<S: Service> Shard<S> {
         pool.provide();
         Shard {
             service,
-            conns: Conns::new(pool, setup.patience, Arc::clone(&setup.counters)),
+            conns: Conns::new(setup.expected, pool, setup.patience, setup.occupancy, Arc::clone(&setup.counters)),
             acceptor: Acceptor::new(setup.listener),
             mailbox: setup.mailbox,
             counters: setup.counters,

@@ -31,6 +31,8 @@ impl Reader {
     pub(in crate::store) fn open(path: &Path, database: &Database) -> Result<Reader, StoreError> {
         let connection = open_migrated(path, database)?;
         connection.pragma_update(None, "query_only", true).map_err(|error| failure(&error, path))?;
+        // In KiB when negative. The kernel's page cache holds the file anyhow; the default keeps another 2 MiB of it.
+        connection.pragma_update(None, "cache_size", -256).map_err(|error| failure(&error, path))?;
         Ok(Reader {
             connection: Arc::new(Mutex::new(connection)),
             path: path.into(),
