@@ -582,7 +582,8 @@ impl<P> Conns<P> {
     fn heartbeat(&mut self, id: ConnId) {
         let due = self.after(self.patience.ping) - 1;
         let silent = self.now - self.slots[id.index()].heard;
-        if u64::from(silent) >= 2 * self.patience.ping.as_secs() {
+        // Over two, for both ends of the silence are rounded down to a second.
+        if u64::from(silent) > 2 * self.patience.ping.as_secs() {
             return self.close(id, Close::Idle);
         }
         self.slots[id.index()].due = due;
