@@ -261,9 +261,10 @@ impl<P> Conns<P> {
         }
     }
 
-    /// Answers the handshake only to close the connection: a close code reaches a client on an open socket alone.
+    /// Answers the handshake only to close the connection: a close code reaches a client on an open socket alone. Does
+    /// nothing when the request was answered meanwhile, as when the server stops.
     pub fn open_and_close(&mut self, id: ConnId, accept: &[u8], close: Close) {
-        let Some(conn) = self.get_mut(id) else { return };
+        let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked)) else { return };
         conn.outbox.extend_from_slice(accept);
         self.occupancy.answered();
         self.slots[id.index()].phase = Phase::Closing;
