@@ -14,7 +14,7 @@ use std::{
 
 use ringroom::identity::RoomId;
 use support::{
-    client::{BINARY, CLOSE, CONTINUE, Client, FIN, PING, PONG, Raw, TEXT, chat_message, frame},
+    client::{BINARY, CLOSE, CONTINUE, Client, FIN, PING, PONG, Raw, TEXT, chat_message, frame, upgrade},
     place::{Person, Place},
     server::Server,
 };
@@ -290,6 +290,43 @@ fn messages_under_way_when_it_stops_are_saved_and_acknowledged_first() {
     let ended = server.wait();
     assert_eq!((ended.code, ended.counter("rows"), ended.counter("not_saved")), (Some(0), 5, 0), "{}", ended.log);
     assert_eq!(scene.place.texts(scene.room), expected);
+}
+
+#[test]
+fn whoever_waits_to_be_let_in_when_it_stops_is_turned_away() {
+    let Some(mut place) = Place::everywhere("a stop amid look-ups").into_iter().nth(1) else { return };
+    let [alice, bob] = place.people(["alice", "bob"]);
+    let room = place.room([&alice]);
+    let flags = ["--shards", "1", "--drain-seconds", "3", "--auth-cache-seconds", "0"];
+    let mut server = Server::start(&place, &flags);
+    let mut member = Client::join(server.address, room, &alice.token);
+    let url = place.url.clone();
+    thread::scope(|scope| {
+        // The look-ups wait until well after the signal, and are answered before the member is asked to go.
+        let locked = "BEGIN; LOCK TABLE authtoken_token; SELECT pg_sleep(1.5); COMMIT";
+        let lock = scope.spawn(move || support::postgres::execute(&url, locked).unwrap());
+        thread::sleep(Duration::from_millis(500));
+        let mut waiting: Vec<Raw> = [alice.token.as_str(), &bob.token, "nobody"]
+            .iter()
+            .map(|token| {
+                let mut raw = Raw::open(server.address);
+                raw.send(upgrade(&format!("/ws/chat/{room}/?token={token}")));
+                raw
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(300));
+        server.terminate();
+        for raw in &mut waiting {
+            let head = raw.head();
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        }
+        lock.join().unwrap();
+        // Each with an answer that comes too late, while its connection is still there.
+        assert_eq!(member.closed().0, 1012);
+    });
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!((ended.counter("opened"), ended.counter("refused")), (1, 3), "{}", ended.log);
 }
 
 #[test]
