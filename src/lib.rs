@@ -1,4 +1,55 @@
-//! ringroom: a chat server for Linux on io_uring.
+//! ringroom: a chat server for Linux on io_uring. This page is the map of its source.
+//!
+//! ```text
+//!             accept -> request head -> room's shard -> auth -> 101 -> frames -> JSON -> room log -> send
+//!  clients ==> [ shard 0 | core 0 ]    <------- crossbeam-channel: sockets ------->    [ shard N | core N ]
+//!                  |   ^                                                                    |   ^
+//!            turns |   | settled                                                  questions |   | answers
+//!                  v   |                                                                    v   |
+//!             [ writer thread ] --in bulk--> Postgres | SQLite <--in bulk-- [ control thread: look-ups, HTTP, signals ]
+//! ```
+//!
+//! # Who owns what
+//!
+//! | thread | owns | never |
+//! | --- | --- | --- |
+//! | shard, one a core | its listener, ring, connections, rooms and their logs | takes a lock, blocks, talks to the database |
+//! | writer | the database connection that writes; turns that are not settled | speaks to clients |
+//! | control | the one that reads; the cache of look-ups; HTTP; signals | is on a message's path |
+//!
+//! # A message meets, in this order
+//!
+//! [`shard::ring`] its bytes arrive in a buffer of the pool · [`shard::conn`] whose connection it is · [`ws::frame`] unmasked
+//! where it lies · [`shard::chat`] · [`protocol::input`] parsed in place, checked · [`stamp`] its id and time ·
+//! [`protocol::output`] written once, as a finished frame, into its room's open batch · [`writer`] a turn's messages of all
+//! rooms, committed with those of other shards · [`store`] · [`shard::chat`] again · [`shard::room`] the batch enters the
+//! room's log · [`shard::ring`] one send for each member that is not sending already.
+//!
+//! Before that, a connection met [`shard::accept`], [`ws::handshake`], [`protocol::connect`], [`topology`] (which shard its room
+//! lives on) and [`auth`]; or, if it wanted a page, [`http`]. At the end it meets [`close`].
+//!
+//! Around them: [`cli`] and [`config`] before [`server`] starts the threads, [`preflight`] to find out whether it can,
+//! [`failure`] when it cannot; [`identity`], [`limits`], [`memory`], [`metrics`].
+//!
+//! # What always holds
+//!
+//! - **Saved, then broadcast.** No frame of a message enters a room's log before the transaction that holds it has committed
+//!   (`Chat::settle`; `tests/crash.rs`, `tests/database_outage.rs`).
+//! - **One order.** A room lives on one shard, which stamps rising ids and times and keeps one log; the writer saves turns in the
+//!   order in which they came (`tests/order.rs`).
+//! - **No gap.** A connection is a cursor into that log from the turn of its greeting on ([`shard::room`]).
+//! - **A shard takes no lock.** What crosses threads goes through [`shard::mailbox`]; counts that others read are in
+//!   [`metrics`] and [`shard::occupancy`].
+//! - **Nothing is lost silently.** A full mailbox, a refused row, a closed member: each is counted, and whoever waited is told.
+//! - **A buffer belongs to the kernel** until its operation completes; a connection's slot lives until both of its operations have
+//!   come back ([`shard::conn`]).
+//! - **Everything is bounded**, in [`limits`] or [`config`].
+//! - **Every end is in one table**: [`close`].
+//!
+//! # What is deliberately absent
+//!
+//! [`ws`] and [`protocol`] do no I/O and read no clock. Nothing but [`store`] knows SQL. Only [`shard::ring`] and [`memory`]
+//! hold `unsafe` code. There is no task and no timer for a connection, and no queue for a member.
 
 pub mod auth;
 pub mod cli;
