@@ -17,38 +17,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    http::HandedOver,
     identity::{RoomId, Token, User, UserId},
     metrics::Counters,
-    shard::{chat::Admittance, conn::ConnId},
     store::{self, StoreError},
 };
-
-/// What a shard asks of the control thread.
-pub enum Question {
-    /// May the holder of this token enter this room?
-    Admit {
-        /// Who asks.
-        shard: usize,
-        /// The connection that waits, and its room.
-        admittance: Box<Admittance>,
-        /// What it presented.
-        token: Token,
-    },
-    /// Is this user a member of this room?
-    Receiver {
-        /// Who asks.
-        shard: usize,
-        /// The connection whose message waits.
-        conn: ConnId,
-        /// The room.
-        room: RoomId,
-        /// The user that the message addresses.
-        user: UserId,
-    },
-    /// A request that is not for a chat room.
-    Http(HandedOver),
-}
 
 /// What became of the question whether a token's user may enter a room.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    auth::{self, Admission, Auth, Question},
+    auth::{self, Admission, Auth},
     config::Config,
     failure::Failure,
     http::{self, History, Http},
@@ -33,7 +33,7 @@ use crate::{
     metrics::{self, Counters},
     shard::{
         self, Setup, accept,
-        chat::{Chat, Mail, Posts, Rules},
+        chat::{Chat, Mail, Posts, Question, Rules},
         conn::Patience,
         mailbox::{Mailbox, Postbox, mailbox},
         occupancy::Occupancy,

@@ -24,7 +24,7 @@ use super::{
     room::{After, Batch, Cursor, Log, Room},
 };
 use crate::{
-    auth::{Admission, Question},
+    auth::Admission,
     close::Close,
     http::HandedOver,
     identity::{RoomId, Token, User, UserId},
@@ -52,6 +52,32 @@ pub enum Mail {
     Settled(Settled),
     /// Close everything over this time, and end.
     Drain(Duration),
+}
+
+/// What a shard asks of the control thread.
+pub enum Question {
+    /// May the holder of this token enter this room?
+    Admit {
+        /// Who asks.
+        shard: usize,
+        /// The connection that waits, and its room.
+        admittance: Box<Admittance>,
+        /// What it presented.
+        token: Token,
+    },
+    /// Is this user a member of this room?
+    Receiver {
+        /// Who asks.
+        shard: usize,
+        /// The connection whose message waits.
+        conn: ConnId,
+        /// The room.
+        room: RoomId,
+        /// The user that the message addresses.
+        user: UserId,
+    },
+    /// A request that is not for a chat room.
+    Http(HandedOver),
 }
 
 /// A connection on its way to the shard of its room.
