@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::close::Close;
+use crate::{close::Close, ws::handshake::Refusal};
 
 /// A number that one thread raises and others may read.
 #[derive(Default, Debug)]
@@ -35,11 +35,12 @@ macro_rules! counters {
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
             closes: [Counter; Close::ALL.len()],
+            refusals: [Counter; Refusal::ALL.len()],
         }
 
         impl Default for Counters {
             fn default() -> Self {
-                Counters { $($name: Counter::default(),)* closes: Default::default() }
+                Counters { $($name: Counter::default(),)* closes: Default::default(), refusals: Default::default() }
             }
         }
 
@@ -49,6 +50,7 @@ macro_rules! counters {
                 [$((stringify!($name), self.$name.get()),)*]
                     .into_iter()
                     .chain(Close::ALL.iter().map(|close| (close.label(), self.closed(*close).get())))
+                    .chain(Refusal::ALL.iter().map(|refusal| (refusal.label(), self.refused_as(*refusal).get())))
             }
         }
     };
@@ -63,8 +65,12 @@ counters! {
     handed_over,
     /// Connections handed to the HTTP side.
     http,
-    /// Requests refused before the upgrade.
+    /// Requests refused before the upgrade, whatever the reason.
     refused,
+    /// HTTP requests turned away because too many were being answered.
+    http_refused,
+    /// HTTP connections closed at their deadline.
+    http_timed_out,
     /// WebSocket connections admitted to a room.
     opened,
     /// WebSocket connections that ended without a close frame from either side.
@@ -105,6 +111,11 @@ impl Counters {
     /// How many connections were closed for this reason.
     pub fn closed(&self, close: Close) -> &Counter {
         &self.closes[close as usize]
+    }
+
+    /// How many requests were refused for this reason.
+    pub fn refused_as(&self, refusal: Refusal) -> &Counter {
+        &self.refusals[refusal as usize]
     }
 }
 

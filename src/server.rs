@@ -175,7 +175,7 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
         timeout: config.auth_timeout,
     };
     let auth = Auth::new(reader, policy, Arc::clone(&counters[0]));
-    let http = Http::new(auth.clone());
+    let http = Http::new(auth.clone(), Arc::clone(&counters[0]));
     let control = Control { questions, shards: shard_posts, auth, http, threads, faults, is_draining: false };
     Ok((control, Running { address, shards: topology.shards(), counters }))
 }

@@ -12,13 +12,7 @@ mod connection;
 mod history;
 mod page;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{future::Future, sync::Arc};
 
 use axum::{
     Router,
@@ -34,6 +28,7 @@ pub use self::connection::{HandedOver, serve};
 use crate::{
     auth::Admission,
     identity::{RoomId, Token},
+    metrics::Counters,
     store::Saved,
 };
 
@@ -62,31 +57,18 @@ pub enum History {
     Unavailable,
 }
 
-/// What became of the connections handed over. Written by the control thread, read by whoever shows metrics; each
-/// counter stands alone, so `Relaxed` is enough.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Taken, to be answered.
-    pub accepted: AtomicU64,
-    /// Told to come back: [`CONNECTIONS_MAX`] were open.
-    pub refused: AtomicU64,
-    /// Closed at their deadline, with or without an answer.
-    pub timed_out: AtomicU64,
-}
-
 /// The HTTP side of one process.
 #[derive(Clone, Debug)]
 pub struct Http {
     app: Router,
     places: Arc<Semaphore>,
-    counts: Arc<Counts>,
+    counters: Arc<Counters>,
 }
 
 impl Http {
     /// Builds the routes. Nothing runs until a connection is handed over.
-    pub fn new(rooms: impl Rooms) -> Http {
-        let (places, counts) = (Semaphore::new(CONNECTIONS_MAX), Counts::default());
-        Http { app: routes(rooms), places: Arc::new(places), counts: Arc::new(counts) }
+    pub fn new(rooms: impl Rooms, counters: Arc<Counters>) -> Http {
+        Http { app: routes(rooms), places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), counters }
     }
 
     /// Answers a connection in a task of its own, or at once with 503 when too many are open.
@@ -94,22 +76,16 @@ impl Http {
     /// Call it inside a tokio runtime with I/O and time enabled; it does not block.
     pub fn accept(&self, connection: HandedOver) {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.counts.refused.fetch_add(1, Relaxed);
+            self.counters.http_refused.up();
             return connection::refuse(connection);
         };
-        self.counts.accepted.fetch_add(1, Relaxed);
-        let (app, counts) = (self.app.clone(), self.counts.clone());
+        let (app, counters) = (self.app.clone(), Arc::clone(&self.counters));
         tokio::spawn(async move {
             if !serve(connection, app).await {
-                counts.timed_out.fetch_add(1, Relaxed);
+                counters.http_timed_out.up();
             }
             drop(place);
         });
-    }
-
-    /// What became of the connections so far.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
     }
 }
 

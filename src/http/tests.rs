@@ -65,6 +65,7 @@ fn saved(number: u128) -> Saved {
 struct Server {
     listener: TcpListener,
     http: Http,
+    counters: Arc<Counters>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -74,7 +75,8 @@ impl Server {
         let handle = runtime.handle().clone();
         thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        Server { listener, http: Http::new(MadeUp), runtime: handle }
+        let counters = Arc::<Counters>::default();
+        Server { listener, http: Http::new(MadeUp, Arc::clone(&counters)), counters, runtime: handle }
     }
 
     /// A connection whose server side was handed over after `read` was read from it.
@@ -281,7 +283,7 @@ fn one_connection_too_many_is_told_to_come_back() {
     assert_eq!(refused.status, 503);
     assert!(refused.head.contains("retry-after: "));
     assert!(refused.json()["error"].is_string());
-    assert_eq!(server.http.counts().refused.load(Relaxed), 1);
+    assert_eq!(server.counters.http_refused.get(), 1);
     drop(waiting);
     let freed = Instant::now();
     while server.ask("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").status != 200 {

@@ -277,6 +277,7 @@ impl<P> Conns<P> {
         conn.outbox.extend_from_slice(&refusal.response());
         self.occupancy.answered();
         self.counters.refused.up();
+        self.counters.refused_as(refusal).up();
         self.linger(id.index());
     }
 
