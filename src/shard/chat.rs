@@ -600,8 +600,10 @@ impl Service for Chat {
 
     fn turn_ends(&mut self, conns: &mut Conns<Member>) {
         for room in std::mem::take(&mut self.left) {
-            self.rooms[room as usize].members.retain(|id| conns.peer(*id).is_some());
-            self.leave_if_deserted(room);
+            if let Some(left) = self.rooms.get_mut(room as usize) {
+                left.members.retain(|id| conns.peer(*id).is_some());
+                self.leave_if_deserted(room);
+            }
         }
         self.seal_turn(conns);
         for room in std::mem::take(&mut self.grown) {
