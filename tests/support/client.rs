@@ -135,9 +135,9 @@ impl Client {
         (frame.code.into(), frame.reason.as_str().to_owned())
     }
 
-    /// Leaves in order.
+    /// Leaves in order; a server that was killed in this moment is left all the same.
     pub fn leave(mut self) {
-        self.socket.close(None).unwrap();
+        let _ = self.socket.close(None);
         while self.socket.read().is_ok() {}
     }
 
