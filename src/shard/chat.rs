@@ -303,6 +303,10 @@ impl Chat {
             Err(error) => self.reject(conns, id, error),
             Ok(_) if !within_rate(member, &self.rules, now) => self.reject(conns, id, InputError::RateLimited),
             Ok(chat) => match chat.receiver {
+                // A number names somebody only where user ids are numbers.
+                Some(UserId::Int(_)) if matches!(member.user.id, UserId::Uuid(_)) => {
+                    self.reject(conns, id, InputError::ReceiverInvalid);
+                }
                 Some(receiver) if !self.knows(member, receiver) => {
                     self.ask_receiver(conns, id, &chat.message, receiver);
                 }
