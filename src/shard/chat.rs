@@ -276,7 +276,7 @@ impl Chat {
         let room = *self.by_id.entry(room_id).or_insert_with(|| rooms.insert(Room::new(room_id)) as u32);
         let Room { members, log, .. } = &mut self.rooms[room as usize];
         members.push(conn);
-        let cursor = log.end();
+        let cursor = log.enter();
         let greet = |outbox: &mut BytesMut| {
             outbox.extend_from_slice(accept);
             output::established(outbox, room_id, &user);
@@ -461,14 +461,14 @@ impl Chat {
     /// One send for every member that is not sending already.
     fn fan_out(&mut self, conns: &mut Conns<Member>, index: u32) {
         let Some(room) = self.rooms.get_mut(index as usize) else { return };
-        let trimmed = room.log.trim(self.rules.lag_bytes_max);
-        let behind = room.members.iter().filter(|id| !send_log(conns, &self.counters, **id, &room.log)).count();
-        room.behind = behind as u32;
-        if behind == 0 {
-            room.log.clear();
-        } else if trimmed {
-            for id in &room.members {
-                if conns.peer(*id).is_some_and(|member| room.log.is_gone(member.cursor)) {
+        let Room { members, log, behind, .. } = room;
+        *behind = members.iter().filter(|id| !send_log(conns, &self.counters, **id, log)).count() as u32;
+        if *behind == 0 {
+            log.clear();
+        } else if log.trim(self.rules.lag_bytes_max) {
+            // Not before everyone who listens was sent what came: however much it is, they read fast enough.
+            for id in members {
+                if conns.peer(*id).is_some_and(|member| log.is_gone(member.cursor)) {
                     conns.close(*id, Close::TooSlow);
                 }
             }
@@ -478,7 +478,7 @@ impl Chat {
 }
 
 /// Sends a member what it lacks, if it listens. True if it then has everything.
-fn send_log(conns: &mut Conns<Member>, counters: &Counters, id: ConnId, log: &Log) -> bool {
+fn send_log(conns: &mut Conns<Member>, counters: &Counters, id: ConnId, log: &mut Log) -> bool {
     let Some(member) = conns.listening(id) else {
         return conns.peer(id).is_some_and(|member| member.cursor == log.end());
     };
@@ -587,7 +587,7 @@ impl Service for Chat {
     fn listens(&mut self, conns: &mut Conns<Member>, id: ConnId) {
         let Some(member) = conns.peer(id) else { return };
         let room = &mut self.rooms[member.room as usize];
-        if member.cursor < room.log.end() && send_log(conns, &self.counters, id, &room.log) {
+        if member.cursor < room.log.end() && send_log(conns, &self.counters, id, &mut room.log) {
             room.one_caught_up();
         }
     }

@@ -8,8 +8,9 @@
 //!                                                                            members' cursors ^
 //! ```
 //!
-//! There is no queue per member. The log keeps what some member still has to be sent, at most `lag_bytes_max`; when it
-//! must let go of a batch, the members behind it are told by [`Log::after`] to have fallen out.
+//! There is no queue per member. The log keeps what some member still has to be sent, until more than `lag_bytes_max` came
+//! after it; when it lets go of a batch, the members behind it are told by [`Log::after`] to have fallen out. How much
+//! becomes durable in one moment is not the members' fault: what enters in one turn is one batch, which all of them get.
 
 use std::collections::VecDeque;
 
@@ -41,6 +42,16 @@ pub struct Batch {
     pub frames: Bytes,
     /// How many they are.
     pub messages: u32,
+}
+
+impl Batch {
+    /// Adds what follows. The bytes are nobody else's yet, so only the other's are copied.
+    fn extend(&mut self, other: Batch) {
+        let mut frames = BytesMut::from(std::mem::take(&mut self.frames));
+        frames.extend_from_slice(&other.frames);
+        self.frames = frames.freeze();
+        self.messages += other.messages;
+    }
 }
 
 /// A sealed batch that waits for its durability.
@@ -120,6 +131,8 @@ pub struct Log {
     /// The number of the oldest batch kept.
     base: Cursor,
     bytes: usize,
+    /// The newest batch entered in this turn and no cursor is past it: what else enters becomes part of it.
+    is_growing: bool,
 }
 
 /// What a member is to be sent.
@@ -138,9 +151,19 @@ impl Log {
         self.base + self.batches.len() as u64
     }
 
+    /// Where a member begins that comes now: at the next batch.
+    pub fn enter(&mut self) -> Cursor {
+        self.is_growing = false;
+        self.end()
+    }
+
     fn push(&mut self, batch: Batch) {
         self.bytes += batch.frames.len();
-        self.batches.push_back(batch);
+        match self.batches.back_mut().filter(|_| self.is_growing) {
+            Some(newest) => newest.extend(batch),
+            None => self.batches.push_back(batch),
+        }
+        self.is_growing = true;
     }
 
     /// The batch that a member at `cursor` needs next is no longer kept.
@@ -149,7 +172,8 @@ impl Log {
     }
 
     /// What a member at `cursor` has not been sent: one send, of one batch or of several gathered.
-    pub fn after(&self, cursor: Cursor) -> After {
+    pub fn after(&mut self, cursor: Cursor) -> After {
+        self.is_growing = false;
         if self.is_gone(cursor) {
             return After::FellOut;
         }
@@ -167,14 +191,16 @@ impl Log {
         After::Send(outgoing, self.base + end as u64, messages)
     }
 
-    /// Keeps at most `bytes_max`, but always the newest batch. True if it had to let go of any.
+    /// The end of a turn: lets go of the batches after which more than `bytes_max` came, so never of the newest. True if
+    /// there were any.
     pub fn trim(&mut self, bytes_max: usize) -> bool {
+        self.is_growing = false;
         let base = self.base;
-        while self.bytes > bytes_max
-            && self.batches.len() > 1
-            && let Some(oldest) = self.batches.pop_front()
+        while let Some(oldest) = self.batches.front().map(|batch| batch.frames.len())
+            && self.bytes - oldest > bytes_max
         {
-            self.bytes -= oldest.frames.len();
+            self.batches.pop_front();
+            self.bytes -= oldest;
             self.base += 1;
         }
         self.base > base
@@ -196,7 +222,17 @@ mod tests {
         Batch { frames: Bytes::from_static(text.as_bytes()), messages }
     }
 
-    fn sent(log: &Log, cursor: Cursor) -> Option<(usize, Cursor, u32)> {
+    /// A log with these batches, each of a turn of its own.
+    fn log(batches: impl IntoIterator<Item = Batch>) -> Log {
+        let mut log = Log::default();
+        for batch in batches {
+            log.push(batch);
+            log.trim(usize::MAX);
+        }
+        log
+    }
+
+    fn sent(log: &mut Log, cursor: Cursor) -> Option<(usize, Cursor, u32)> {
         match log.after(cursor) {
             After::Send(outgoing, cursor, messages) => Some((outgoing.len(), cursor, messages)),
             _ => None,
@@ -205,13 +241,9 @@ mod tests {
 
     #[test]
     fn a_member_is_sent_what_it_lacks_in_one_piece() {
-        let mut log = Log::default();
-        let early = log.end();
-        log.push(batch("one", 1));
-        let late = log.end();
-        log.push(batch("three", 3));
-        assert_eq!(sent(&log, early), Some((8, 2, 4)));
-        assert_eq!(sent(&log, late), Some((5, 2, 3)));
+        let mut log = log([batch("one", 1), batch("three", 3)]);
+        assert_eq!(sent(&mut log, 0), Some((8, 2, 4)));
+        assert_eq!(sent(&mut log, 1), Some((5, 2, 3)));
         assert!(matches!(log.after(log.end()), After::Nothing));
         log.clear();
         assert!(matches!(log.after(2), After::Nothing) && log.end() == 2);
@@ -219,23 +251,41 @@ mod tests {
 
     #[test]
     fn a_member_far_behind_is_sent_a_bounded_number_of_batches() {
-        let mut log = Log::default();
-        (0..Outgoing::PARTS_MAX + 1).for_each(|_| log.push(batch("x", 1)));
+        let mut log = log((0..Outgoing::PARTS_MAX + 1).map(|_| batch("x", 1)));
         let parts = Outgoing::PARTS_MAX;
-        assert_eq!(sent(&log, 0), Some((parts, parts as u64, parts as u32)));
-        assert_eq!(sent(&log, parts as u64), Some((1, parts as u64 + 1, 1)));
+        assert_eq!(sent(&mut log, 0), Some((parts, parts as u64, parts as u32)));
+        assert_eq!(sent(&mut log, parts as u64), Some((1, parts as u64 + 1, 1)));
     }
 
     #[test]
     fn a_member_behind_the_window_has_fallen_out() {
-        let mut log = Log::default();
-        (0..4).for_each(|_| log.push(batch("four", 1)));
+        let mut log = log((0..5).map(|_| batch("four", 1)));
         assert!(log.trim(8));
         assert!(matches!(log.after(1), After::FellOut));
-        assert_eq!(sent(&log, 2), Some((8, 4, 2)));
+        assert_eq!(sent(&mut log, 2), Some((12, 5, 3)), "no more than the window came after it");
         assert!(!log.trim(8), "it fits now");
         log.trim(0);
-        assert_eq!(sent(&log, 3), Some((4, 4, 1)), "the newest batch stays, however small the window");
+        assert_eq!(sent(&mut log, 4), Some((4, 5, 1)), "the newest batch stays, however small the window");
+    }
+
+    #[test]
+    fn what_enters_in_one_turn_stays_together() {
+        let mut log = Log::default();
+        let early = log.end();
+        (0..3).for_each(|_| log.push(batch("four", 1)));
+        assert!(!log.trim(8), "it is more than the window, but nobody had a chance to be sent it");
+        assert_eq!(sent(&mut log, early), Some((12, 1, 3)));
+        log.push(batch("next", 1));
+        assert_eq!(sent(&mut log, early + 1), Some((4, 2, 1)), "what was sent does not grow");
+    }
+
+    #[test]
+    fn a_member_that_comes_amid_a_turn_misses_nothing_and_gets_nothing_older() {
+        let mut log = Log::default();
+        log.push(batch("before", 1));
+        let cursor = log.enter();
+        log.push(batch("after", 1));
+        assert_eq!(sent(&mut log, cursor), Some((5, 2, 1)));
     }
 
     #[test]
