@@ -121,6 +121,8 @@ pub struct Conns<P> {
     starved: VecDeque<u32>,
     /// Were resumed or brought bytes with them: their stash is to be looked at.
     stashed: Vec<ConnId>,
+    /// The server stops: nobody is let in any more.
+    turns_away: bool,
 }
 
 /// What a completed receive means for the shard.
@@ -155,6 +157,7 @@ impl<P> Conns<P> {
             unsent: Vec::new(),
             starved: VecDeque::new(),
             stashed: Vec::new(),
+            turns_away: false,
         }
     }
 
@@ -193,9 +196,13 @@ impl<P> Conns<P> {
     }
 
     /// A socket whose request head another shard has read: the service decides on it next. `early` is what came after
-    /// the head.
+    /// the head. Turned away when the server stops: the other shard may not have known that yet.
     pub fn adopt(&mut self, socket: OwnedFd, early: Vec<u8>) -> ConnId {
-        self.insert(socket, Phase::Asked, early)
+        let id = self.insert(socket, Phase::Asked, early);
+        if self.turns_away {
+            self.refuse(id, Refusal::Full);
+        }
+        id
     }
 
     fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Vec<u8>) -> ConnId {
@@ -271,9 +278,12 @@ impl<P> Conns<P> {
         self.say_close(id, close);
     }
 
-    /// Answers the request with something else than an upgrade, and ends the connection.
+    /// Answers the request with something else than an upgrade, and ends the connection. Does nothing when the request was
+    /// answered meanwhile.
     pub fn refuse(&mut self, id: ConnId, refusal: Refusal) {
-        let Some(conn) = self.get_mut(id) else { return };
+        let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Head | Phase::Asked)) else {
+            return;
+        };
         conn.outbox.extend_from_slice(&refusal.response());
         self.occupancy.answered();
         self.counters.refused.up();
@@ -604,12 +614,39 @@ impl<P> Conns<P> {
         }
     }
 
-    /// A request that is still being read when the server stops is turned away.
+    /// The server stops: whose request is not answered yet is turned away, and so is whoever still comes.
     pub(super) fn turn_away(&mut self) {
+        self.turns_away = true;
         for id in self.ids() {
-            if matches!(self.slots[id.index()].phase, Phase::Head | Phase::Asked) {
-                self.refuse(id, Refusal::Full);
-            }
+            self.refuse(id, Refusal::Full);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn who_is_handed_over_while_the_server_stops_is_turned_away_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = || OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let second = Duration::from_secs(1);
+        let patience = Patience { head: second, ping: second, close: second, settle: second };
+        let occupancy = Arc::new(Occupancy::new(10, 1));
+        let counters = Arc::<Counters>::default();
+        let mut conns = Conns::<()>::new(4, Pool::new(), patience, Arc::clone(&occupancy), Arc::clone(&counters));
+
+        let early = conns.adopt(socket(), Vec::new());
+        assert!(conns.is_asking(early) && occupancy.refusal() == Some(Refusal::TooManyAttempts));
+        conns.turn_away();
+        let late = conns.adopt(socket(), Vec::new());
+        assert!(!conns.is_asking(early) && !conns.is_asking(late), "nobody is let in behind the ones being closed");
+        // As the shard does that could not hand one over.
+        conns.refuse(late, Refusal::Full);
+        assert_eq!(counters.refused.get(), 2);
+        assert_eq!(occupancy.refusal(), None, "each was counted off once");
     }
 }
