@@ -273,9 +273,18 @@ impl<K: Clone + Eq + Hash, V: Clone> Lookup<K, V> {
         (Answer::Coming(receiver), run)
     }
 
-    /// The keys that the next query is to ask for; `None` ends the asking task.
+    /// The keys that the next query is to ask for; `None` ends the asking task. What only those asked for who have given up
+    /// since is dropped: a database that is slow to fail must not make the list grow without end.
     fn begin_query(&self) -> Option<Vec<K>> {
         let mut state = self.state();
+        let State { asked_for, waiting, .. } = &mut *state;
+        asked_for.retain(|key| {
+            let is_wanted = waiting.get(key).is_some_and(|all| all.iter().any(|waiter| !waiter.is_closed()));
+            if !is_wanted {
+                waiting.remove(key);
+            }
+            is_wanted
+        });
         let rest = state.asked_for.len().saturating_sub(Self::QUERY_KEYS_MAX);
         let keys = state.asked_for.split_off(rest);
         state.is_running = !keys.is_empty();
@@ -430,6 +439,18 @@ mod tests {
         assert!(kept <= 10, "{kept} are kept");
         tokio::time::sleep(Duration::from_millis(30)).await;
         assert_eq!(auth.known(&Token::new("token-99").unwrap(), Uuid::from_u128(2)), None, "it is too old");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_asked() {
+        let lookup = Lookup::<u32, bool>::new(10);
+        let askers: Vec<_> = (0..10).map(|key| lookup.ask(key).0).collect();
+        let kept: Vec<_> = askers.into_iter().enumerate().filter(|(key, _)| key % 5 == 0).collect();
+        assert_eq!(lookup.begin_query(), Some(vec![0, 5]), "the other eight have given up");
+        assert_eq!(lookup.state().waiting.len(), 2);
+        lookup.answer(vec![0, 5], None, |_| Instant::now());
+        assert!(lookup.begin_query().is_none() && lookup.state().waiting.is_empty());
+        drop(kept);
     }
 
     #[tokio::test(start_paused = true)]
