@@ -301,7 +301,9 @@ impl Chat {
         let Some(member) = conns.peer(id) else { return };
         match self.parser.parse(text, self.rules.message_chars_max) {
             Err(error) => self.reject(conns, id, error),
-            Ok(_) if !within_rate(member, &self.rules, now) => self.reject(conns, id, InputError::RateLimited),
+            Ok(_) if !within_rate(&mut member.allowed_at, &self.rules, now) => {
+                self.reject(conns, id, InputError::RateLimited)
+            }
             Ok(chat) => match chat.receiver {
                 // A number names somebody only where user ids are numbers.
                 Some(UserId::Int(_)) if matches!(member.user.id, UserId::Uuid(_)) => {
@@ -514,14 +516,17 @@ fn without_refused(batch: &Batch, room: u32, origins: &[Origin], refused: &[u32]
     Batch { frames: frames.freeze(), messages }
 }
 
-/// The generic cell rate algorithm: a message may come as early as a full burst before its theoretical arrival time.
-fn within_rate(member: &mut Member, rules: &Rules, now: Micros) -> bool {
+/// The generic cell rate algorithm: a message may come as early as a full burst before its theoretical arrival time
+/// `allowed_at`, which is moved on if it may.
+fn within_rate(allowed_at: &mut Micros, rules: &Rules, now: Micros) -> bool {
     let period = rules.message_period.as_micros() as Micros;
-    let arrival = member.allowed_at.max(now);
-    if arrival - now > period * Micros::from(rules.message_burst - 1) {
+    let burst = period * Micros::from(rules.message_burst);
+    // Further ahead than a burst it cannot be, unless the clock was set back; for that nobody is made to wait.
+    let ahead = Some(*allowed_at - now).filter(|ahead| (0..=burst).contains(ahead)).unwrap_or(0);
+    if ahead > burst - period {
         return false;
     }
-    member.allowed_at = arrival + period;
+    *allowed_at = now + ahead + period;
     true
 }
 
@@ -621,5 +626,44 @@ impl Service for Chat {
 
     fn is_idle(&self) -> bool {
         self.unsettled.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Micros = 1_000_000;
+
+    /// One message a second, or three at once.
+    fn rules() -> Rules {
+        Rules {
+            message_chars_max: 1,
+            message_bytes_max: 1,
+            lag_bytes_max: 1,
+            message_period: Duration::from_secs(1),
+            message_burst: 3,
+            errors_max: 1,
+            unsettled_max: 1,
+            origins: Vec::new(),
+            receiver_cache: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let (rules, mut allowed_at) = (rules(), 0);
+        let mut passes = |now| within_rate(&mut allowed_at, &rules, now);
+        let now = 1000 * SECOND;
+        assert_eq!([now, now, now, now].map(&mut passes), [true, true, true, false]);
+        assert_eq!([now + SECOND, now + SECOND].map(&mut passes), [true, false]);
+        assert_eq!([0; 4].map(|_| passes(now + 60 * SECOND)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_silences_nobody() {
+        let (rules, mut allowed_at) = (rules(), 1000 * SECOND);
+        let mut passes = |now| within_rate(&mut allowed_at, &rules, now);
+        assert_eq!([0; 4].map(|_| passes(10 * SECOND)), [true, true, true, false]);
     }
 }
