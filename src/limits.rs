@@ -64,6 +64,9 @@ pub const COMMIT_ROWS_MAX: u64 = 65_536;
 /// The highest `writer_queue_rows`: the queue's slots are allocated at start-up.
 pub const WRITER_QUEUE_ROWS_MAX: u64 = 16_777_216;
 
+/// The highest `writer_queue_bytes`: what a database that is away may take of the machine's memory.
+pub const WRITER_QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+
 /// The longest of the configured waits, in seconds.
 pub const WAIT_SECONDS_MAX: u64 = 86_400;
 

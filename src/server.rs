@@ -201,6 +201,7 @@ fn rules(config: &Config, shards: usize) -> Rules {
         message_burst: config.message_burst,
         errors_max: config.errors_max,
         unsettled_max: config.writer_queue_rows.div_ceil(shards),
+        unsettled_bytes_max: config.writer_queue_bytes.div_ceil(shards),
         origins: config.origins.clone(),
         receiver_cache: config.auth_cache,
     }

@@ -50,7 +50,7 @@ fn another(key: &Key) -> &'static str {
         Kind::LogFilter => "warn",
         Kind::Durability => "commit",
         Kind::Count(..) if key.name == "lag_bytes_max" => "2097152",
-        Kind::Count(..) if key.name == "writer_queue_rows" || key.name == "message_bytes_max" => "9000",
+        Kind::Count(..) if key.name.starts_with("writer_queue") || key.name == "message_bytes_max" => "9000",
         Kind::Count(..) | Kind::Seconds(..) | Kind::Milliseconds(..) => "7",
     }
 }

@@ -360,3 +360,17 @@ fn a_message_that_the_database_refuses_is_not_saved_and_harms_no_other() {
         assert!((1..=8).contains(&commits), "good and bad came in one batch, so {commits} commits are too many");
     }
 }
+
+#[test]
+fn long_messages_wait_for_the_database_only_up_to_a_bound() {
+    let flags = ["--shards", "1", "--commit-delay-ms", "500", "--writer-queue-bytes", "10000"];
+    let scene = Scene::new(Place::sqlite(), &flags);
+    let mut alice = scene.join(&scene.alice);
+    for round in ["first", "second"] {
+        (0..5).for_each(|_| alice.say(&format!("{round} {}", "x".repeat(4000))));
+        let answers: Vec<Value> = (0..5).map(|_| alice.json()).collect();
+        let refused = answers.iter().filter(|answer| answer["code"] == "not_saved").count();
+        // Each is over four thousand bytes: the third passes the bound.
+        assert_eq!(refused, 2, "{round}: {answers:?}");
+    }
+}

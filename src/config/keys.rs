@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
     limits::{
         COMMIT_ROWS_MAX, CONNECTIONS_MAX, LAG_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN, SHARDS_MAX,
-        WAIT_SECONDS_MAX, WRITER_QUEUE_ROWS_MAX,
+        WAIT_SECONDS_MAX, WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ROWS_MAX,
     },
     store::Database,
 };
@@ -152,6 +152,8 @@ keys! {
             "How long a message may wait for a database that is away before its sender gets an error.";
         "writer_queue_rows": Count(1, WRITER_QUEUE_ROWS_MAX), "65536", Server => writer_queue_rows: usize,
             "Messages that may wait for the writer; a sender beyond gets an error.";
+        "writer_queue_bytes": Count(MESSAGE_BYTES_MIN, WRITER_QUEUE_BYTES_MAX), "134217728", Server => writer_queue_bytes: usize,
+            "Bytes of the messages that may wait for the writer, as they will be broadcast; a sender beyond gets an error.";
         "log": Kind::LogFilter, "info", All => log: String,
             "Log lines to write to standard error: `error`, `warn`, `info`, `debug`, `trace`, or by module, such as \
              `warn,ringroom::writer=debug`.";

@@ -122,6 +122,8 @@ pub struct Rules {
     pub errors_max: u32,
     /// Messages of this shard that may wait for the writer.
     pub unsettled_max: usize,
+    /// Bytes of their frames. The texts that go with them to the writer take as much once more.
+    pub unsettled_bytes_max: usize,
     /// Origins that may connect; none listed is any.
     pub origins: Vec<String>,
     /// For how long a receiver that was found to be a member is taken for one.
@@ -188,6 +190,8 @@ pub struct Chat {
     unsettled: VecDeque<Option<Unsettled>>,
     unsettled_first: u64,
     unsettled_messages: usize,
+    /// Of the frames of the turns with the writer and of the present one.
+    unsettled_bytes: usize,
     /// Rooms whose log grew in this turn.
     grown: Vec<u32>,
     /// Rooms that members left: all who left a room in one turn are struck off its list in one pass.
@@ -217,6 +221,7 @@ impl Chat {
             unsettled: VecDeque::new(),
             unsettled_first: 0,
             unsettled_messages: 0,
+            unsettled_bytes: 0,
             grown: Vec::new(),
             left: Vec::new(),
         }
@@ -355,7 +360,9 @@ impl Chat {
 
     /// Stamps a message, encodes it into its room's batch and records it in the turn.
     fn append(&mut self, conns: &mut Conns<Member>, id: ConnId, message: &str, receiver: Option<UserId>) {
-        if self.unsettled_messages + self.present.origins.len() >= self.rules.unsettled_max {
+        if self.unsettled_messages + self.present.origins.len() >= self.rules.unsettled_max
+            || self.unsettled_bytes >= self.rules.unsettled_bytes_max
+        {
             return self.reject(conns, id, InputError::NotSaved);
         }
         let now = self.now();
@@ -368,6 +375,7 @@ impl Chat {
         let User { id: sender, username: sender_username } = &*member.user;
         let envelope = Envelope { message, sender: *sender, sender_username, id: message_id, timestamp, receiver };
         let frame_len = room.append(|frames| output::chat_message(frames, &envelope));
+        self.unsettled_bytes += frame_len as usize;
         self.present.origins.push(Origin { conn: id, room: member.room, frame_len });
         let record = Record { id: message_id, room: room.id, sender: member.user.id, receiver, timestamp };
         self.turn.push(record, message);
@@ -434,6 +442,7 @@ impl Chat {
         }
         self.unsettled_messages -= turn.origins.len();
         for origin in &turn.origins {
+            self.unsettled_bytes -= origin.frame_len as usize;
             if let Some(member) = conns.peer(origin.conn) {
                 member.unsettled -= 1;
             }
@@ -645,6 +654,7 @@ mod tests {
             message_burst: 3,
             errors_max: 1,
             unsettled_max: 1,
+            unsettled_bytes_max: 1,
             origins: Vec::new(),
             receiver_cache: Duration::ZERO,
         }
