@@ -224,11 +224,14 @@ fn a_receiver_is_a_member_of_the_room() {
         let (own, bobs, mallorys) = (scene.alice.id, scene.bob.id, scene.mallory.id);
         let text = |id: UserId| json!(id.to_string());
         let mut good = vec![(text(bobs), bobs), (text(own), own), (text(bobs), bobs)];
-        let mut bad = vec![text(mallorys), json!(Uuid::new_v4().to_string()), json!("987654"), json!(987_654)];
+        let mut bad = vec![text(mallorys), json!(Uuid::new_v4().to_string())];
+        // A number names somebody only where user ids are numbers.
+        let numbers = [json!("987654"), json!(987_654)];
         match (bobs, mallorys) {
             (UserId::Int(bobs_number), UserId::Int(mallorys_number)) => {
                 good.push((json!(bobs_number), bobs));
                 bad.push(json!(mallorys_number));
+                bad.extend(numbers.clone());
             }
             _ => good.push((json!(bobs.to_string().to_uppercase()), bobs)),
         }
@@ -243,6 +246,10 @@ fn a_receiver_is_a_member_of_the_room() {
         for receiver in &bad {
             alice.send(json!({"type": "chat_message", "message": "psst", "receiver_id": receiver}).to_string());
             assert_eq!(alice.text(), error(NO_MEMBER), "{} {receiver}", scene.place.kind);
+        }
+        for receiver in numbers.iter().filter(|receiver| !bad.contains(receiver)) {
+            alice.send(json!({"type": "chat_message", "message": "psst", "receiver_id": receiver}).to_string());
+            assert_eq!(alice.text(), error(BAD_RECEIVER), "{receiver}");
         }
         assert_eq!(scene.place.texts(scene.room).len(), good.len(), "{}", scene.place.kind);
     }
