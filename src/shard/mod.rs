@@ -381,10 +381,6 @@ impl<S: Service> Shard<S> {
         let passed = drain.began.elapsed();
         let last = passed >= drain.lasts;
         let share = if last { 1.0 } else { passed.as_secs_f64() / drain.lasts.as_secs_f64() };
-        if last {
-            // With those that came from other shards meanwhile.
-            drain.queue = self.conns.ids();
-        }
         let target = (drain.planned as f64 * (1.0 - share)) as usize;
         let mut later = Vec::new();
         while drain.queue.len() + later.len() > target
