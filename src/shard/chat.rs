@@ -566,7 +566,10 @@ impl Service for Chat {
         let Some((socket, read)) = conns.take(id) else { return };
         let question = Question::Http(HandedOver { stream: socket.into(), read });
         match self.posts.control.post(question) {
-            Ok(()) => self.counters.http.up(),
+            Ok(()) => {
+                conns.gone();
+                self.counters.http.up();
+            }
             Err(Undelivered(Question::Http(handed_over))) => {
                 self.counters.mailbox_full.up();
                 let id = conns.adopt(handed_over.stream.into(), Vec::new());

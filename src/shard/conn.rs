@@ -187,6 +187,7 @@ impl<P> Conns<P> {
     pub fn accept(&mut self, socket: OwnedFd) {
         self.counters.accepted.up();
         let refusal = self.occupancy.refusal();
+        self.occupancy.enters();
         let id = self.insert(socket, Phase::Head, Vec::new());
         self.slots[id.index()].due = self.after(self.patience.head);
         match refusal {
@@ -195,7 +196,7 @@ impl<P> Conns<P> {
         }
     }
 
-    /// A socket whose request head another shard has read: the service decides on it next. `early` is what came after
+    /// A socket that was [taken](Conns::take) after its request head was read: the service decides on it next. `early` is what came after
     /// the head. Turned away when the server stops: the other shard may not have known that yet.
     pub fn adopt(&mut self, socket: OwnedFd, early: Vec<u8>) -> ConnId {
         let id = self.insert(socket, Phase::Asked, early);
@@ -207,7 +208,6 @@ impl<P> Conns<P> {
 
     fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Vec<u8>) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
-        self.occupancy.enters();
         let index = self.slots.insert(Conn {
             socket,
             generation: self.generation,
@@ -242,14 +242,19 @@ impl<P> Conns<P> {
         self.get_mut(id).map(|conn| std::mem::take(&mut conn.stash)).unwrap_or_default()
     }
 
-    /// Takes a connection that was asked about out of this shard: its socket, and what was read after its head.
+    /// Takes a connection that was asked about out of this shard: its socket, and what was read after its head. On its way
+    /// it stays counted, until it is [adopted](Conns::adopt) or [gone](Conns::gone).
     pub fn take(&mut self, id: ConnId) -> Option<(OwnedFd, Vec<u8>)> {
         let conn = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked) && conn.receive.is_none())?;
         debug_assert!(conn.transmit.is_none(), "nothing is sent before the request is answered");
-        self.occupancy.answered();
-        self.occupancy.leaves();
         let conn = self.slots.remove(id.index());
         Some((conn.socket, conn.stash))
+    }
+
+    /// A connection that was taken will not come back to any shard.
+    pub fn gone(&self) {
+        self.occupancy.answered();
+        self.occupancy.leaves();
     }
 
     /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first.
@@ -629,19 +634,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_is_handed_over_while_the_server_stops_is_turned_away_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = || OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    fn conns(occupancy: &Arc<Occupancy>, counters: &Arc<Counters>) -> Conns<()> {
         let second = Duration::from_secs(1);
         let patience = Patience { head: second, ping: second, close: second, settle: second };
+        Conns::new(4, Pool::new(), patience, Arc::clone(occupancy), Arc::clone(counters))
+    }
+
+    fn socket() -> OwnedFd {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap().into()
+    }
+
+    #[test]
+    fn who_is_on_the_way_to_another_shard_takes_a_place() {
+        let occupancy = Arc::new(Occupancy::new(1, 10));
+        let mut conns = conns(&occupancy, &Arc::default());
+        occupancy.enters();
+        for _ in 0..2 {
+            let id = conns.adopt(socket(), Vec::new());
+            assert!(conns.take(id).is_some() && conns.is_empty());
+            assert_eq!(occupancy.refusal(), Some(Refusal::Full));
+        }
+        conns.gone();
+        assert_eq!(occupancy.refusal(), None);
+    }
+
+    #[test]
+    fn who_is_handed_over_while_the_server_stops_is_turned_away_once() {
         let occupancy = Arc::new(Occupancy::new(10, 1));
         let counters = Arc::<Counters>::default();
-        let mut conns = Conns::<()>::new(4, Pool::new(), patience, Arc::clone(&occupancy), Arc::clone(&counters));
+        let mut conns = conns(&occupancy, &counters);
 
+        occupancy.enters();
         let early = conns.adopt(socket(), Vec::new());
         assert!(conns.is_asking(early) && occupancy.refusal() == Some(Refusal::TooManyAttempts));
         conns.turn_away();
+        occupancy.enters();
         let late = conns.adopt(socket(), Vec::new());
         assert!(!conns.is_asking(early) && !conns.is_asking(late), "nobody is let in behind the ones being closed");
         // As the shard does that could not hand one over.

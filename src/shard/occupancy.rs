@@ -43,7 +43,7 @@ impl Occupancy {
         self.asking.fetch_sub(1, Relaxed);
     }
 
-    /// A connection left its shard.
+    /// A connection ended, or left the shards.
     pub fn leaves(&self) {
         self.conns.fetch_sub(1, Relaxed);
     }
