@@ -97,6 +97,7 @@ fn serve(address: SocketAddr) -> std::io::Result<()> {
     let (_postbox, mailbox) = mailbox(MAILBOX_MESSAGES_MAX);
     let patience = Patience {
         head: Duration::from_secs(10),
+        ask: Duration::ZERO,
         ping: Duration::from_secs(25),
         close: Duration::from_secs(5),
         settle: Duration::ZERO,

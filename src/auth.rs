@@ -285,8 +285,9 @@ impl<K: Clone + Eq + Hash, V: Clone> Lookup<K, V> {
             }
             is_wanted
         });
-        let rest = state.asked_for.len().saturating_sub(Self::QUERY_KEYS_MAX);
-        let keys = state.asked_for.split_off(rest);
+        let count = asked_for.len().min(Self::QUERY_KEYS_MAX);
+        // Who asked first is answered first.
+        let keys: Vec<K> = asked_for.drain(..count).collect();
         state.is_running = !keys.is_empty();
         state.is_running.then_some(keys)
     }

@@ -4,7 +4,8 @@
 //! connections use, so each thread calls [`give_back`] when it has become quiet.
 #![allow(unsafe_code)]
 
-/// Returns the memory that the calling thread has freed to the kernel. Takes up to milliseconds: not for a busy thread.
+/// Returns the memory that the calling thread has freed to the kernel. Takes up to milliseconds: not for a thread that messages wait
+/// for.
 pub fn give_back() {
     // SAFETY: `mi_collect` may be called at any time and from any thread; it touches nothing that is allocated.
     unsafe { libmimalloc_sys::mi_collect(true) }

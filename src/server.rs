@@ -183,6 +183,7 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
 fn patience(config: &Config) -> Patience {
     Patience {
         head: config.head_timeout,
+        ask: 2 * config.auth_timeout,
         ping: config.ping_interval,
         close: config.close_timeout,
         settle: config.save_timeout,

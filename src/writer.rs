@@ -91,8 +91,17 @@ impl Turn {
 pub struct Settled {
     /// The shard's number for the turn.
     pub turn: u64,
-    /// The messages that were not saved, by their place in the turn.
-    pub refused: Vec<u32>,
+    /// The messages that were not saved, by their place in the turn, in rising order.
+    pub unsaved: Vec<(u32, Why)>,
+}
+
+/// Why a message was not saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The database does not take it: its room or its sender is gone.
+    Refused,
+    /// There was no room for it, or the database did not come back in time.
+    GivenUp,
 }
 
 /// When to commit, and for how long to try.
@@ -247,8 +256,9 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
     /// Saves a batch whole, or in the pieces that the database takes, and settles its turns.
     async fn save(&mut self, batch: Vec<Turn>) {
         let rows: Vec<Row<'_>> = batch.iter().flat_map(Turn::rows).collect();
-        let oldest = batch.iter().map(|turn| turn.began).min().unwrap_or_else(Instant::now);
-        let mut refused = Vec::new();
+        // The batch is given up as one, and no message before its time.
+        let youngest = batch.iter().map(|turn| turn.began).max().unwrap_or_else(Instant::now);
+        let mut unsaved = Vec::new();
         // The pieces still to be saved, the next one last; each with whether it may have been saved already.
         let mut pieces = vec![(0..rows.len(), Fate::NotSaved)];
         while let Some((piece, fate)) = pieces.pop() {
@@ -258,15 +268,15 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
                     Some((first, second)) => pieces.extend([(second, fate), (first, fate)]),
                     None => {
                         self.refuse(&rows[piece.start], &reason);
-                        refused.push(piece.start);
+                        unsaved.push((piece.start, Why::Refused));
                     }
                 },
                 Err(error @ (InsertError::NotSent(_) | InsertError::InDoubt(_))) => {
                     let fate = if matches!(error, InsertError::InDoubt(_)) { Fate::Unknown } else { fate };
-                    match (fate, oldest.elapsed() >= self.policy.save_timeout) {
+                    match (fate, youngest.elapsed() >= self.policy.save_timeout) {
                         (Fate::NotSaved, true) => {
                             tracing::warn!(messages = piece.len(), "given up: the database did not come back in time");
-                            refused.extend(piece);
+                            unsaved.extend(piece.map(|row| (row, Why::GivenUp)));
                         }
                         // No shard is left that could take silence for a yes.
                         (Fate::Unknown, true) if self.is_deserted => self.in_doubt += piece.len(),
@@ -276,7 +286,7 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
                 }
             }
         }
-        self.settle_all(&batch, refused);
+        self.settle_all(&batch, unsaved);
     }
 
     fn committed(&mut self, rows: usize) {
@@ -290,7 +300,11 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
 
     fn refuse(&mut self, row: &Row<'_>, reason: &str) {
         self.counters.rows_refused.up();
-        tracing::warn!(message = %row.id, room = %row.room, reason, "the database refused a message; its sender is told");
+        let refused = self.counters.rows_refused.get();
+        // One who goes on sending to a room that is gone shall not fill the log: the first, the second, the fourth …
+        if refused.is_power_of_two() {
+            tracing::warn!(message = %row.id, room = %row.room, reason, refused, "the database refused a message; its sender is told");
+        }
     }
 
     /// Pauses, and meanwhile gives up the messages that have waited for too long.
@@ -305,21 +319,22 @@ impl<S: Save, F: FnMut(usize, Settled)> Writer<S, F> {
             && turn.began.elapsed() >= self.policy.save_timeout
         {
             if let Some(turn) = self.queue.pop_front() {
-                let refused = (0..turn.records.len()).collect();
-                self.settle_all(&[turn], refused);
+                let unsaved = (0..turn.records.len()).map(|row| (row, Why::GivenUp)).collect();
+                self.settle_all(&[turn], unsaved);
             }
         }
     }
 
-    /// Tells every shard what became of its turns; `refused` are rows of the batch.
-    fn settle_all(&mut self, batch: &[Turn], mut refused: Vec<usize>) {
-        refused.sort_unstable();
+    /// Tells every shard what became of its turns; `unsaved` are rows of the batch.
+    fn settle_all(&mut self, batch: &[Turn], mut unsaved: Vec<(usize, Why)>) {
+        unsaved.sort_unstable();
         let mut first = 0;
         for turn in batch {
             let own = first..first + turn.records.len();
             first = own.end;
-            let refused = refused.iter().filter(|row| own.contains(row)).map(|row| (row - own.start) as u32).collect();
-            (self.settle)(turn.shard, Settled { turn: turn.number, refused });
+            let own_unsaved = unsaved.iter().filter(|(row, _)| own.contains(row));
+            let unsaved = own_unsaved.map(|(row, why)| ((row - own.start) as u32, *why)).collect();
+            (self.settle)(turn.shard, Settled { turn: turn.number, unsaved });
         }
     }
 }
@@ -340,7 +355,7 @@ fn halves(piece: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
 mod tests {
     use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
-    use super::*;
+    use super::{Why::*, *};
     use crate::shard::mailbox::{Postbox, mailbox};
 
     /// A database that refuses the texts "bad", and answers its transactions as scripted before it works.
@@ -411,8 +426,8 @@ mod tests {
         (postbox, fake, answers, writer)
     }
 
-    fn settled(shard: usize, turn: u64, refused: &[u32]) -> (usize, Settled) {
-        (shard, Settled { turn, refused: refused.to_vec() })
+    fn settled(shard: usize, turn: u64, unsaved: &[(u32, Why)]) -> (usize, Settled) {
+        (shard, Settled { turn, unsaved: unsaved.to_vec() })
     }
 
     #[tokio::test(start_paused = true)]
@@ -446,7 +461,10 @@ mod tests {
         postbox.post(turn(0, 2, &["bad", "bad"])).unwrap();
         drop(postbox);
         writer.run().await.unwrap();
-        assert_eq!(*answers.borrow(), [settled(0, 1, &[1]), settled(1, 9, &[]), settled(0, 2, &[0, 1])]);
+        assert_eq!(
+            *answers.borrow(),
+            [settled(0, 1, &[(1, Refused)]), settled(1, 9, &[]), settled(0, 2, &[(0, Refused), (1, Refused)])]
+        );
         assert_eq!(fake.0.borrow().saved.len(), 3);
     }
 
@@ -472,7 +490,7 @@ mod tests {
         let running = tokio::task::LocalSet::new();
         running.spawn_local(writer.run());
         running.run_until(tokio::time::sleep(Duration::from_secs(60))).await;
-        assert_eq!(*answers.borrow(), [settled(0, 2, &[0, 1]), settled(0, 1, &[])]);
+        assert_eq!(*answers.borrow(), [settled(0, 2, &[(0, GivenUp), (1, GivenUp)]), settled(0, 1, &[])]);
         assert_eq!(fake.0.borrow().saved.len(), 2, "and what was given up is not in the table");
     }
 

@@ -40,15 +40,20 @@ pub struct HandedOver {
     pub read: Vec<u8>,
 }
 
-/// Answers one request and closes the connection. False when the deadline closed it.
+/// Answers one request and closes the connection. False when the deadline closed it. `place`, whatever it is, is dropped as
+/// soon as the answer is out: a client that does not close then keeps nobody from being answered.
 ///
 /// What goes wrong on a client's connection is the client's affair: it ends the connection and is not reported.
-pub async fn serve(connection: HandedOver, app: Router) -> bool {
-    let answered = timeout(Duration::from_secs(CONNECTION_SECONDS_MAX), answer(connection, app));
+pub async fn serve(connection: HandedOver, app: Router, place: impl Sized) -> bool {
+    let answered = timeout(Duration::from_secs(CONNECTION_SECONDS_MAX), answer(connection, app, place));
     answered.await.is_ok()
 }
 
-async fn answer(HandedOver { stream, read }: HandedOver, app: Router) -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn answer(
+    HandedOver { stream, read }: HandedOver,
+    app: Router,
+    place: impl Sized,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     stream.set_nonblocking(true)?;
     let (receiver, sender) = TcpStream::from_std(stream)?.into_split();
     let mut both = join(Cursor::new(read).chain(receiver), sender);
@@ -60,6 +65,7 @@ async fn answer(HandedOver { stream, read }: HandedOver, app: Router) -> Result<
         .max_buf_size(READ_BYTES_MAX)
         .serve_connection(TokioIo::new(&mut both), TowerToHyperService::new(app))
         .await?;
+    drop(place);
     linger(&mut both).await;
     Ok(())
 }

@@ -81,10 +81,9 @@ impl Http {
         };
         let (app, counters) = (self.app.clone(), Arc::clone(&self.counters));
         tokio::spawn(async move {
-            if !serve(connection, app).await {
+            if !serve(connection, app, place).await {
                 counters.http_timed_out.up();
             }
-            drop(place);
         });
     }
 }

@@ -33,7 +33,7 @@ use crate::{
     stamp::Stamper,
     store::Micros,
     topology::Topology,
-    writer::{Record, Settled, Turn},
+    writer::{Record, Settled, Turn, Why},
     ws::{
         frame::Limits,
         handshake::{self, Refusal, Request},
@@ -148,7 +148,7 @@ pub struct Member {
     cursor: Cursor,
     /// Messages that were accepted and are not settled.
     unsettled: u32,
-    /// Rejected messages in a row.
+    /// Rejected messages since one was saved.
     strikes: u32,
     /// When the rate lets the next message through, if no burst is left (the theoretical arrival time of GCRA).
     allowed_at: Micros,
@@ -379,7 +379,7 @@ impl Chat {
         self.present.origins.push(Origin { conn: id, room: member.room, frame_len });
         let record = Record { id: message_id, room: room.id, sender: member.user.id, receiver, timestamp };
         self.turn.push(record, message);
-        (member.strikes, member.unsettled) = (0, member.unsettled + 1);
+        member.unsettled += 1;
         self.counters.messages.up();
     }
 
@@ -394,11 +394,15 @@ impl Chat {
     fn reject(&mut self, conns: &mut Conns<Member>, id: ConnId, error: InputError) {
         self.counters.rejected.up();
         conns.say(id, |outbox| output::error(outbox, error));
-        let Some(member) = conns.peer(id) else { return };
-        if error == InputError::NotSaved {
-            // The server's trouble is not the client's offence.
-            return self.counters.not_saved.up();
+        match error {
+            InputError::NotSaved => self.counters.not_saved.up(),
+            _ => self.strike(conns, id),
         }
+    }
+
+    /// Counts a rejected message against its sender.
+    fn strike(&self, conns: &mut Conns<Member>, id: ConnId) {
+        let Some(member) = conns.peer(id) else { return };
         member.strikes += 1;
         if member.strikes > self.rules.errors_max {
             conns.close(id, Close::TooManyErrors);
@@ -427,8 +431,8 @@ impl Chat {
         self.unsettled.push_back(Some(present));
         if let Err(Undelivered(turn)) = self.posts.writer.post(Box::new(turn)) {
             self.counters.mailbox_full.up();
-            let refused = (0..turn.records.len() as u32).collect();
-            self.settle(conns, Settled { turn: number, refused });
+            let unsaved = (0..turn.records.len() as u32).map(|message| (message, Why::GivenUp)).collect();
+            self.settle(conns, Settled { turn: number, unsaved });
         }
     }
 
@@ -445,10 +449,18 @@ impl Chat {
             self.unsettled_bytes -= origin.frame_len as usize;
             if let Some(member) = conns.peer(origin.conn) {
                 member.unsettled -= 1;
+                if settled.unsaved.is_empty() {
+                    member.strikes = 0;
+                }
             }
         }
-        for refused in &settled.refused {
-            self.reject(conns, turn.origins[*refused as usize].conn, InputError::NotSaved);
+        for (message, why) in &settled.unsaved {
+            let conn = turn.origins[*message as usize].conn;
+            self.reject(conns, conn, InputError::NotSaved);
+            // The server's trouble is not the client's offence; to go on sending to a room that is gone is one.
+            if *why == Why::Refused {
+                self.strike(conns, conn);
+            }
         }
         for room in &turn.rooms {
             self.release(*room, &turn.origins, &settled);
@@ -458,8 +470,8 @@ impl Chat {
     fn release(&mut self, index: u32, origins: &[Origin], settled: &Settled) {
         let room = &mut self.rooms[index as usize];
         let Some(mut batch) = room.release(settled.turn) else { return };
-        if !settled.refused.is_empty() {
-            batch = without_refused(&batch, index, origins, &settled.refused);
+        if !settled.unsaved.is_empty() {
+            batch = without_unsaved(&batch, index, origins, &settled.unsaved);
         }
         if batch.messages > 0 {
             room.broadcast(batch);
@@ -509,15 +521,15 @@ fn send_log(conns: &mut Conns<Member>, counters: &Counters, id: ConnId, log: &mu
     }
 }
 
-/// The batch of a room, less the frames that the database refused.
-fn without_refused(batch: &Batch, room: u32, origins: &[Origin], refused: &[u32]) -> Batch {
+/// The batch of a room, less the frames of messages that are not saved.
+fn without_unsaved(batch: &Batch, room: u32, origins: &[Origin], unsaved: &[(u32, Why)]) -> Batch {
     let mut frames = BytesMut::with_capacity(batch.frames.len());
     let mut messages = 0;
     let mut at = 0;
     for (number, origin) in origins.iter().enumerate().filter(|(_, origin)| origin.room == room) {
         let frame = at..at + origin.frame_len as usize;
         at = frame.end;
-        if !refused.contains(&(number as u32)) {
+        if unsaved.binary_search_by_key(&(number as u32), |(message, _)| *message).is_err() {
             frames.extend_from_slice(&batch.frames[frame]);
             messages += 1;
         }

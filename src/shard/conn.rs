@@ -56,6 +56,8 @@ impl ConnId {
 pub struct Patience {
     /// For a request head to be complete.
     pub head: Duration,
+    /// For whoever was asked about a request to answer; they have deadlines of their own, shorter than this.
+    pub ask: Duration,
     /// Between two pings.
     pub ping: Duration,
     /// For the peer to answer a close frame and to end the connection.
@@ -99,9 +101,6 @@ struct Conn<P> {
     /// The service wants no more messages of it for the moment.
     paused: bool,
 }
-
-/// No deadline: somebody else answers for this phase.
-const NEVER: u32 = u32::MAX;
 
 /// The connections of one shard.
 pub struct Conns<P> {
@@ -188,25 +187,25 @@ impl<P> Conns<P> {
         self.counters.accepted.up();
         let refusal = self.occupancy.refusal();
         self.occupancy.enters();
-        let id = self.insert(socket, Phase::Head, Vec::new());
-        self.slots[id.index()].due = self.after(self.patience.head);
+        let id = self.insert(socket, Phase::Head, self.patience.head, Vec::new());
         match refusal {
             Some(refusal) => self.refuse(id, refusal),
             None => self.arm(id.index()),
         }
     }
 
-    /// A socket that was [taken](Conns::take) after its request head was read: the service decides on it next. `early` is what came after
-    /// the head. Turned away when the server stops: the other shard may not have known that yet.
+    /// A socket that was [taken](Conns::take) after its request head was read: the service decides on it next. `early` is
+    /// what came after the head. Turned away when the server stops: the other shard may not have known that yet.
     pub fn adopt(&mut self, socket: OwnedFd, early: Vec<u8>) -> ConnId {
-        let id = self.insert(socket, Phase::Asked, early);
+        let id = self.insert(socket, Phase::Asked, self.patience.ask, early);
         if self.turns_away {
             self.refuse(id, Refusal::Full);
         }
         id
     }
 
-    fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, stash: Vec<u8>) -> ConnId {
+    fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, wait: Duration, stash: Vec<u8>) -> ConnId {
+        let due = self.after(wait);
         self.generation = self.generation.wrapping_add(1);
         let index = self.slots.insert(Conn {
             socket,
@@ -217,7 +216,7 @@ impl<P> Conns<P> {
             decoder: Decoder::new(),
             stash,
             outbox: BytesMut::new(),
-            due: NEVER,
+            due,
             heard: self.now,
             paused: false,
         });
@@ -226,9 +225,10 @@ impl<P> Conns<P> {
 
     /// The request head is complete and took `len` of the bytes that came; the rest stays for later.
     pub(super) fn asked(&mut self, id: ConnId, head: &[u8], len: usize) {
+        let due = self.after(self.patience.ask);
         let conn = &mut self.slots[id.index()];
         conn.stash = head[len..].to_vec();
-        (conn.phase, conn.due) = (Phase::Asked, NEVER);
+        (conn.phase, conn.due) = (Phase::Asked, due);
     }
 
     /// The head is still incomplete with these bytes.
@@ -636,7 +636,7 @@ mod tests {
 
     fn conns(occupancy: &Arc<Occupancy>, counters: &Arc<Counters>) -> Conns<()> {
         let second = Duration::from_secs(1);
-        let patience = Patience { head: second, ping: second, close: second, settle: second };
+        let patience = Patience { head: second, ask: second, ping: second, close: second, settle: second };
         Conns::new(4, Pool::new(), patience, Arc::clone(occupancy), Arc::clone(counters))
     }
 

@@ -129,11 +129,22 @@ pub fn run<S: Service + 'static>(setup: Setup<S::Mail>, service: S) -> io::Resul
     let pool = Pool::new();
     let runtime =
         tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring_builder()))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Spawned, not awaited here: the runtime wakes a spawned task without a system call.
-        let shard = tokio_uring::spawn(Shard::new(setup, service, Rc::clone(&pool)).run());
-        shard.await.map_err(|_| io::Error::other("the shard panicked"))
-    })
+        tokio_uring::spawn(Shard::new(setup, service, Rc::clone(&pool)).run()).await
+    });
+    if !matches!(ended, Ok(Leftovers::None)) {
+        // The runtime would free what operations point at before it has called them off. Better that the ring, and all that
+        // is in the kernel's hands, lives as long as the process, which ends soon.
+        std::mem::forget((runtime, pool));
+    }
+    ended.map(|_| ()).map_err(|_| io::Error::other("the shard panicked"))
+}
+
+/// What a shard that ended left in the kernel's hands.
+enum Leftovers {
+    None,
+    Operations,
 }
 
 /// The ring's flags: one thread submits, and completions are run when it next enters the kernel (Linux 6.0).
@@ -205,7 +216,7 @@ impl<S: Service> Shard<S> {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self) -> Leftovers {
         let mut completed = Vec::new();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -220,6 +231,7 @@ impl<S: Service> Shard<S> {
             }
             self.end_turn();
         }
+        if self.conns.is_empty() && self.acceptor.is_done() { Leftovers::None } else { Leftovers::Operations }
     }
 
     /// Waits until anything happened; says if the clock did. Cancel-safe: what it takes, it hands over at once.
@@ -401,6 +413,6 @@ impl<S: Service> Shard<S> {
         let Some(drain) = &self.drain else { return false };
         let patience = self.conns.patience();
         let out_of_time = drain.began.elapsed() >= drain.lasts + patience.close + patience.settle;
-        self.acceptor.is_done() && self.conns.is_empty() && (self.service.is_idle() || out_of_time)
+        out_of_time || self.acceptor.is_done() && self.conns.is_empty() && self.service.is_idle()
     }
 }
