@@ -242,7 +242,13 @@ function frames(bytes) {
   return found;
 }
 
-/** Speaks the given bytes over a bare socket, and gives back the frames that the server sent until it hung up. */
+/** Waits until so many frames of the server have come. */
+const heard = (count) => ({ count });
+
+/**
+ * Speaks the given bytes over a bare socket, waiting where it is told to have heard something first, and gives back the
+ * frames that the server sent until it hung up.
+ */
 async function speak(...pieces) {
   const socket = net.connect(Number(alice.page.port), alice.page.hostname);
   opened.push(socket);
@@ -252,8 +258,10 @@ async function speak(...pieces) {
   socket.on("data", (data) => arrived.push(data));
   const ended = once(socket, "close");
   for (const piece of pieces) {
-    socket.write(piece);
-    await new Promise((resolve) => setTimeout(resolve, 2));
+    if (Buffer.isBuffer(piece)) socket.write(piece);
+    const until = Date.now() + DEADLINE_MS;
+    do await new Promise((resolve) => setTimeout(resolve, 2));
+    while (piece.count > frames(Buffer.concat(arrived)).length && Date.now() < until);
   }
   await within(ended, "the end of the connection");
   return frames(Buffer.concat(arrived));
@@ -292,16 +300,16 @@ test("bytes that break the protocol close with their code", { timeout: 12 * DEAD
 test("frames in the packet of the request head, and a head byte by byte, are heard", options, async () => {
   const message = frame(TEXT, chat("early"));
   for (const pieces of [
-    [Buffer.concat([head, message, goodbye])],
-    [...head].map((byte) => Buffer.from([byte])).concat([message, goodbye]),
+    [Buffer.concat([head, message]), heard(2), goodbye],
+    [...head].map((byte) => Buffer.from([byte])).concat([message, heard(2), goodbye]),
   ]) {
-    const heard = await speak(...pieces);
+    const answers = await speak(...pieces);
     assert.deepEqual(
-      heard.map(({ opcode }) => opcode),
+      answers.map(({ opcode }) => opcode),
       [1, 1, 8],
     );
-    assert.equal(JSON.parse(heard[0].payload).type, "connection_established");
-    assert.equal(JSON.parse(heard[1].payload).message, "early");
-    assert.equal(heard[2].payload.readUInt16BE(0), 1000);
+    assert.equal(JSON.parse(answers[0].payload).type, "connection_established");
+    assert.equal(JSON.parse(answers[1].payload).message, "early");
+    assert.equal(answers[2].payload.readUInt16BE(0), 1000);
   }
 });
