@@ -578,6 +578,9 @@ impl<P> Conns<P> {
 
     /// The shard is `now` seconds old: does what is due.
     pub(super) fn tick(&mut self, now: u32) {
+        if now == self.now {
+            return;
+        }
         self.now = now;
         let due: Vec<usize> = self.slots.iter().filter(|(_, conn)| conn.due <= now).map(|(index, _)| index).collect();
         for index in due {
