@@ -13,7 +13,7 @@ pub type RoomId = Uuid;
 /// A user's id, in whichever type the database keeps it: `uuid`, or `integer`/`bigint` as stock Django user tables do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UserId {
-    /// A `uuid` column (or, in SQLite, sixteen bytes or 32 or 36 characters).
+    /// A `uuid` column; in SQLite, text of 36 characters.
     Uuid(Uuid),
     /// An `integer` or `bigint` column.
     Int(i64),
