@@ -354,7 +354,7 @@ fn a_message_that_the_database_refuses_is_not_saved_and_harms_no_other() {
         }
         assert_eq!(scene.place.texts(scene.room), ["good 0", "good 1", "good 2"], "{}", scene.place.kind);
 
-        // The room comes back, and with it everything as it was; the errors were not the clients' offence.
+        // The room comes back, and with it everything as it was.
         scene.place.room_with_id(doomed, [&scene.alice, &scene.bob]);
         lost_alice.say("out of the void");
         assert_eq!((lost_alice.hears(), lost_bob.hears()), ("out of the void".into(), "out of the void".into()));
@@ -366,6 +366,25 @@ fn a_message_that_the_database_refuses_is_not_saved_and_harms_no_other() {
         let commits = ended.counter("commits");
         assert!((1..=8).contains(&commits), "good and bad came in one batch, so {commits} commits are too many");
     }
+}
+
+#[test]
+fn who_goes_on_sending_to_a_room_that_is_gone_is_closed() {
+    let scene = Scene::new(Place::sqlite(), &["--errors-max", "3"]);
+    let mut alice = scene.join(&scene.alice);
+    let room = scene.room;
+    scene.place.sql(&format!(
+        "DELETE FROM chat_chatroom_members WHERE chatroom_id = '{room}'; DELETE FROM chat_chatroom WHERE id = '{room}';"
+    ));
+    for _ in 0..4 {
+        alice.say("into the void");
+        assert_eq!(alice.text(), error(NOT_SAVED));
+    }
+    assert_eq!(alice.closed().0, 1008);
+    let ended = scene.server.stop();
+    assert_eq!((ended.counter("rows_refused"), ended.counter("too_many_errors")), (4, 1), "{}", ended.log);
+    let told = ended.log.matches("the database refused a message").count();
+    assert_eq!(told, 3, "the first, the second and the fourth are told: {}", ended.log);
 }
 
 #[test]

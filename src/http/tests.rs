@@ -276,6 +276,20 @@ fn a_request_with_a_body_still_sees_its_answer() {
 }
 
 #[test]
+fn clients_that_do_not_close_keep_nobody_from_an_answer() {
+    let server = Server::start();
+    let request = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
+    let staying: Vec<_> = (0..CONNECTIONS_MAX).map(|_| server.connect(request.as_bytes())).collect();
+    for client in &staying {
+        let mut first = [0; 12];
+        (&*client).read_exact(&mut first).expect("the answer comes");
+        assert_eq!(&first, b"HTTP/1.1 200");
+    }
+    assert_eq!(server.ask(request).status, 200);
+    drop(staying);
+}
+
+#[test]
 fn one_connection_too_many_is_told_to_come_back() {
     let server = Server::start();
     let waiting: Vec<_> = (0..CONNECTIONS_MAX).map(|_| server.connect(b"GET /healthz HTTP/1.1\r\n")).collect();
