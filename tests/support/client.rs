@@ -30,9 +30,34 @@ pub const FIN: u8 = 0x80;
 
 /// A well-behaved client.
 pub struct Client {
-    pub socket: WebSocket<TcpStream>,
+    pub socket: WebSocket<Unbroken>,
     /// The server's answer to the handshake.
     pub response: Response,
+}
+
+/// A socket whose reads no signal breaks off: with a timeout set, Linux leaves it to the reader to read again (signal(7)),
+/// and a test that kills its database gets signals.
+pub struct Unbroken(TcpStream);
+
+impl Read for Unbroken {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+impl Write for Unbroken {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 impl Client {
@@ -62,7 +87,8 @@ impl Client {
         }
         // Small, because there are many clients in a test.
         let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
-        let (socket, response) = tungstenite::client::client_with_config(request, stream, Some(config)).unwrap();
+        let (socket, response) =
+            tungstenite::client::client_with_config(request, Unbroken(stream), Some(config)).unwrap();
         Client { socket, response }
     }
 
@@ -98,7 +124,7 @@ impl Client {
 
     /// What comes within `patience`: a text as JSON, or the end, by a close frame with this code or by none.
     pub fn hear(&mut self, patience: Duration) -> Option<Result<Value, Option<u16>>> {
-        self.socket.get_ref().set_read_timeout(Some(patience)).unwrap();
+        self.socket.get_ref().0.set_read_timeout(Some(patience)).unwrap();
         let heard = match self.socket.read() {
             Ok(Message::Text(text)) => Some(Ok(serde_json::from_str(&text).unwrap())),
             Ok(Message::Close(frame)) => Some(Err(frame.map(|frame| frame.code.into()))),
@@ -106,7 +132,7 @@ impl Client {
             Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => None,
             Err(_) => Some(Err(None)),
         };
-        self.socket.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
+        self.socket.get_ref().0.set_read_timeout(Some(DEADLINE)).unwrap();
         heard
     }
 
@@ -143,7 +169,7 @@ impl Client {
 
     /// A second handle, to send from another thread than the one that reads.
     pub fn sender(&self) -> Sender {
-        Sender(self.socket.get_ref().try_clone().unwrap())
+        Sender(self.socket.get_ref().0.try_clone().unwrap())
     }
 }
 
@@ -308,6 +334,7 @@ impl Raw {
                 self.read.extend_from_slice(&piece[..len]);
                 true
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
             Err(error) => panic!("nothing came in time: {error}; so far {:?}", String::from_utf8_lossy(&self.read)),
         }
@@ -316,7 +343,12 @@ impl Raw {
     /// Nothing comes for this long.
     pub fn stays_silent(&mut self, lasts: Duration) {
         self.stream.set_read_timeout(Some(lasts)).unwrap();
-        let read = self.stream.read(&mut [0; 16]);
+        let read = loop {
+            match self.stream.read(&mut [0; 16]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let error = read.expect_err("silence was expected");
         assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
