@@ -500,6 +500,14 @@ impl Chat {
     }
 }
 
+/// Takes the rooms out of a list, each once: several turns may be settled, and several members leave, in one.
+fn each_once(rooms: &mut Vec<u32>) -> Vec<u32> {
+    let mut rooms = std::mem::take(rooms);
+    rooms.sort_unstable();
+    rooms.dedup();
+    rooms
+}
+
 /// Sends a member what it lacks, if it listens. True if it then has everything.
 fn send_log(conns: &mut Conns<Member>, counters: &Counters, id: ConnId, log: &mut Log) -> bool {
     let Some(member) = conns.listening(id) else {
@@ -626,20 +634,18 @@ impl Service for Chat {
         if member.cursor < room.log.end() {
             room.one_caught_up();
         }
-        if !self.left.contains(&member.room) {
-            self.left.push(member.room);
-        }
+        self.left.push(member.room);
     }
 
     fn turn_ends(&mut self, conns: &mut Conns<Member>) {
-        for room in std::mem::take(&mut self.left) {
+        for room in each_once(&mut self.left) {
             if let Some(left) = self.rooms.get_mut(room as usize) {
                 left.members.retain(|id| conns.peer(*id).is_some());
                 self.leave_if_deserted(room);
             }
         }
         self.seal_turn(conns);
-        for room in std::mem::take(&mut self.grown) {
+        for room in each_once(&mut self.grown) {
             self.fan_out(conns, room);
         }
     }

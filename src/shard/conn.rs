@@ -160,11 +160,6 @@ impl<P> Conns<P> {
         }
     }
 
-    /// How many connections there are, ending ones among them.
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
     /// Not one connection.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -173,11 +168,6 @@ impl<P> Conns<P> {
     /// How long they may take.
     pub(super) fn patience(&self) -> &Patience {
         &self.patience
-    }
-
-    /// This shard's counters.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
     }
 
     // ---- Beginnings -------------------------------------------------------------------------------------------------
@@ -257,19 +247,21 @@ impl<P> Conns<P> {
         self.occupancy.leaves();
     }
 
-    /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first.
+    /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first. Does nothing when
+    /// the request was answered meanwhile.
     pub fn open(&mut self, id: ConnId, greeting: impl FnOnce(&mut BytesMut), peer: P) {
         let due = self.after(self.patience.ping);
         let now = self.now;
-        let Some(conn) = self.slots.get_mut(id.index()).filter(|conn| conn.generation == id.generation) else { return };
+        let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked)) else { return };
         greeting(&mut conn.outbox);
         (conn.phase, conn.due, conn.heard) = (Phase::Open(peer), due, now);
+        let came_alone = conn.stash.is_empty();
         self.occupancy.answered();
         self.counters.opened.up();
         self.unsent.push(id.index);
-        match conn.stash.is_empty() {
-            false => self.stashed.push(id),
+        match came_alone {
             true => self.arm(id.index()),
+            false => self.stashed.push(id),
         }
     }
 
