@@ -58,6 +58,7 @@ pub mod config;
 pub mod failure;
 pub mod http;
 pub mod identity;
+pub mod journal;
 pub mod limits;
 pub mod memory;
 pub mod metrics;
