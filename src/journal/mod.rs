@@ -13,6 +13,7 @@
 //! Each shard has a journal of its own, and only that shard writes it: append-only *segments*, of one size. Nothing about
 //! it is shared but two positions, which are atomics: [`Progress`].
 
+pub mod appender;
 pub mod record;
 pub mod scan;
 pub mod segment;
