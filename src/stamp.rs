@@ -4,6 +4,8 @@
 //! of a timestamp. Every shard owns one [`Stamper`]; since a room lives on one shard, its ids and timestamps rise in the
 //! order of its messages. Nothing here reads a clock.
 
+use std::ops::Range;
+
 use bytes::{BufMut, BytesMut};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use uuid::{Builder, Uuid};
@@ -91,6 +93,31 @@ fn put_digits(place: &mut [u8], mut number: u64) {
     }
 }
 
+/// Reads what [`put_rfc3339`] writes. `None` for any other text, the same moment in another form of RFC 3339 included.
+pub fn read_rfc3339(text: &str) -> Option<Micros> {
+    let number = |place: Range<usize>| {
+        let digits = text.get(place).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+        digits.parse::<u64>().ok()
+    };
+    let day = day(number(0..4)?, number(5..7)?, number(8..10)?)?;
+    let seconds = day * SECONDS_A_DAY + number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
+    let timestamp = Micros::try_from(seconds * MICROS_A_SECOND + number(20..26)?).ok()?;
+    // Whatever was not looked at, such as a 30th of February, is not what would be written.
+    let mut written = BytesMut::with_capacity(RFC_3339_BYTES);
+    put_rfc3339(&mut written, timestamp);
+    (written == text.as_bytes()).then_some(timestamp)
+}
+
+/// From 0000-03-01, where a cycle of four centuries begins, to 1970-01-01.
+const DAYS_BEFORE_1970: u64 = 719_468;
+
+/// The inverse of [`civil`], for a date that there is; `None` for one before 1970.
+fn day(year: u64, month: u64, day_of_month: u64) -> Option<u64> {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let before_the_year = 365 * year + year / 4 - year / 100 + year / 400;
+    (before_the_year + (153 * month + 2) / 5 + day_of_month).checked_sub(1 + DAYS_BEFORE_1970)
+}
+
 /// The Gregorian year, month and day of a day counted from 1970-01-01.
 ///
 /// Years are taken to begin in March: then the leap day is the last of its year, and the months from March on have
@@ -99,8 +126,6 @@ fn civil(day: u64) -> (u64, u64, u64) {
     const DAYS_A_CENTURY: u64 = 36_524;
     const DAYS_IN_FOUR_CENTURIES: u64 = 4 * DAYS_A_CENTURY + 1;
     const DAYS_IN_FOUR_YEARS: u64 = 1_461;
-    /// From 0000-03-01, where a cycle of four centuries begins, to 1970-01-01.
-    const DAYS_BEFORE_1970: u64 = 719_468;
 
     let day = day + DAYS_BEFORE_1970;
     let (cycle, day) = (day / DAYS_IN_FOUR_CENTURIES, day % DAYS_IN_FOUR_CENTURIES);
@@ -172,6 +197,32 @@ mod tests {
             (Micros::MAX, "9999-12-31T23:59:59.999999Z"),
         ] {
             assert_eq!(text(timestamp), expected, "{timestamp}");
+            let written = timestamp.clamp(0, MICROS_MAX as Micros);
+            assert_eq!(read_rfc3339(expected), Some(written), "{expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_read_as_a_timestamp() {
+        for text in [
+            "",
+            "2024-01-01T12:00:00Z",
+            "2024-01-01T12:00:00.123Z",
+            "2024-01-01T12:00:00.123456+00:00",
+            "2024-01-01 12:00:00.123456Z",
+            "2024-01-01T12:00:00.123456Z ",
+            "2024-01-01T12:00:00.+23456Z",
+            "2023-02-29T12:00:00.123456Z",
+            "2024-00-01T12:00:00.123456Z",
+            "2024-13-01T12:00:00.123456Z",
+            "2024-01-00T12:00:00.123456Z",
+            "2024-01-01T24:00:00.123456Z",
+            "2024-01-01T12:00:60.123456Z",
+            "1969-12-31T23:59:59.999999Z",
+            "0000-01-01T00:00:00.000000Z",
+            "\u{e9}024-01-01T12:00:00.123456Z",
+        ] {
+            assert_eq!(read_rfc3339(text), None, "{text}");
         }
     }
 
@@ -181,6 +232,7 @@ mod tests {
         let mut expected = (1970, 1, 1);
         for day in 0..=MICROS_MAX / MICROS_A_SECOND / SECONDS_A_DAY {
             assert_eq!(civil(day), expected, "day {day}");
+            assert_eq!(super::day(expected.0, expected.1, expected.2), Some(day));
             let (year, month, of_month) = expected;
             let days = match month {
                 2 => 28 + u64::from(leap(year)),
