@@ -55,6 +55,7 @@ pub mod auth;
 pub mod cli;
 pub mod close;
 pub mod config;
+pub mod dead_letters;
 pub mod failure;
 pub mod http;
 pub mod identity;

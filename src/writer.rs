@@ -346,7 +346,8 @@ enum Fate {
     Unknown,
 }
 
-fn halves(piece: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
+/// The two halves of a piece that was refused; `None` when a single row is left, which then is the bad one.
+pub(crate) fn halves(piece: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
     let middle = piece.start + piece.len() / 2;
     (piece.len() > 1).then_some((piece.start..middle, middle..piece.end))
 }
