@@ -59,7 +59,10 @@ pub(super) fn with_admin<T>(
 }
 
 /// Waits for work on the database, on this thread.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, Failure> {
+pub(super) fn block_on<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("no runtime for the database: {error}")))?;
     Ok(runtime.block_on(work)?)

@@ -5,6 +5,7 @@
 
 mod admin;
 mod check_config;
+mod dead_letters;
 mod demo;
 mod room;
 mod seed;
@@ -65,6 +66,9 @@ enum Command {
     /// Fill a database with rooms, users and tokens for a load test
     #[command(after_help = seed::NOTES)]
     Seed(seed::Seed),
+    /// List, try again and drop messages that the database refused after they were broadcast
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Print every setting in force and where it comes from, secrets masked
     #[command(after_help = check_config::NOTES)]
     CheckConfig(check_config::CheckConfig),
@@ -91,6 +95,7 @@ impl Cli {
             Command::Token(command) => command.run(),
             Command::Room(command) => command.run(),
             Command::Seed(seed) => seed.run(),
+            Command::DeadLetters(command) => command.run(),
             Command::CheckConfig(check_config) => check_config.run(),
         }
     }
