@@ -84,7 +84,11 @@ impl Header {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         // The version is looked at before the checksum: a later one may keep that elsewhere.
         if bytes[..8] == MAGIC && word(8) > VERSION && word(8) < 1 << 16 {
-            return Err(BadHeader::Newer(word(8)));
+            // One that sums up as a header of this version is one, and its version was harmed.
+            let mut mended = *bytes;
+            mended[8..12].copy_from_slice(&VERSION.to_le_bytes());
+            let is_ours = word(12) == checksum(&mended);
+            return Err(if is_ours { BadHeader::Damaged } else { BadHeader::Newer(word(8)) });
         }
         if bytes[..8] != MAGIC || word(8) != VERSION || word(12) != checksum(bytes) {
             return Err(BadHeader::Damaged);
@@ -139,6 +143,8 @@ mod tests {
         assert_eq!(Header::decode(b"ringroom"), Err(BadHeader::Damaged));
         let mut newer = HEADER.encode();
         newer[8] = 2;
+        assert_eq!(Header::decode(&newer), Err(BadHeader::Damaged), "nothing but the version is another");
+        newer[12] ^= 1;
         assert_eq!(Header::decode(&newer), Err(BadHeader::Newer(2)));
         assert!(BadHeader::Newer(2).to_string().contains("format 2"));
     }
