@@ -14,9 +14,13 @@
 //! it is shared but two positions, which are atomics: [`Progress`].
 
 pub mod appender;
+pub mod error;
+pub mod place;
 pub mod record;
+pub mod recovery;
 pub mod scan;
 pub mod segment;
+pub mod survey;
 
 use std::{
     fmt,
