@@ -384,7 +384,7 @@ fn check_config_tells_what_is_in_force_and_gives_it_back() {
 fn help_names_every_command_and_every_flag() {
     let place = Place::new();
     let help = place.ok(&["--help"]);
-    for command in ["serve", "demo", "migrate", "user", "token", "room", "seed", "check-config"] {
+    for command in ["serve", "demo", "migrate", "user", "token", "room", "journal", "seed", "check-config"] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
     let serve = place.ok(&["serve", "--help"]);

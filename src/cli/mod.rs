@@ -1,12 +1,13 @@
 //! The command line: words come in, one command runs, its answer goes to standard output and a [`Failure`] to the caller.
 //!
-//! Runs on the main thread. `serve` and `demo` end in `server`; the others ask the database through `store::Admin` and
-//! end. A token reaches standard output only where it was asked for.
+//! Runs on the main thread. `serve` and `demo` end in `server`; `journal` reads files, the others ask the database through
+//! `store::Admin`. A token reaches standard output only where it was asked for.
 
 mod admin;
 mod check_config;
 mod dead_letters;
 mod demo;
+mod journal;
 mod room;
 mod seed;
 mod serve;
@@ -63,6 +64,9 @@ enum Command {
     /// Create and list rooms, add and remove members
     #[command(subcommand)]
     Room(room::Command),
+    /// Read the journal, off-line: what the database may lack
+    #[command(subcommand)]
+    Journal(journal::Command),
     /// Fill a database with rooms, users and tokens for a load test
     #[command(after_help = seed::NOTES)]
     Seed(seed::Seed),
@@ -94,6 +98,7 @@ impl Cli {
             Command::User(command) => command.run(),
             Command::Token(command) => command.run(),
             Command::Room(command) => command.run(),
+            Command::Journal(command) => command.run(),
             Command::Seed(seed) => seed.run(),
             Command::DeadLetters(command) => command.run(),
             Command::CheckConfig(check_config) => check_config.run(),

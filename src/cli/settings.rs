@@ -23,6 +23,8 @@ pub(super) enum ForServer {}
 pub(super) enum ForDemo {}
 /// Administration: what leads to the database.
 pub(super) enum ForDatabase {}
+/// `journal`: what leads to its files.
+pub(super) enum ForJournal {}
 
 impl Offer for ForServer {
     fn offers(_: &Key) -> bool {
@@ -39,6 +41,12 @@ impl Offer for ForDemo {
 impl Offer for ForDatabase {
     fn offers(key: &Key) -> bool {
         key.scope != Scope::Server
+    }
+}
+
+impl Offer for ForJournal {
+    fn offers(key: &Key) -> bool {
+        matches!(key.name, "data_dir" | "log")
     }
 }
 
