@@ -57,6 +57,7 @@ pub mod close;
 pub mod config;
 pub mod dead_letters;
 pub mod failure;
+pub mod history;
 pub mod http;
 pub mod identity;
 pub mod journal;

@@ -26,8 +26,10 @@ use crate::{
     auth::{self, Admission, Auth},
     config::Config,
     failure::Failure,
+    history,
     http::{self, History, Http},
     identity::{RoomId, Token},
+    journal::pending::Pending,
     limits::MAILBOX_MESSAGES_MAX,
     memory,
     metrics::{self, Counters},
@@ -175,7 +177,10 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
         timeout: config.auth_timeout,
     };
     let auth = Auth::new(reader, policy, Arc::clone(&counters[0]));
-    let http = Http::new(auth.clone(), Arc::clone(&counters[0]));
+    let journals = Vec::new();
+    let pending = Pending::new(&config.data_dir.join("journal"), Arc::clone(&topology), journals, Arc::default());
+    let rooms = Rooms { auth: auth.clone(), pending: Arc::new(pending), counters: Arc::clone(&counters[0]) };
+    let http = Http::new(rooms, Arc::clone(&counters[0]));
     let control = Control { questions, shards: shard_posts, auth, http, threads, faults, is_draining: false };
     Ok((control, Running { address, shards: topology.shards(), counters }))
 }
@@ -345,17 +350,30 @@ fn summarise(counters: &[Arc<Counters>]) {
     tracing::info!("stopped: {}", text.join(", "));
 }
 
-impl http::Rooms for Auth<Reader> {
+/// What HTTP asks of the rest.
+#[derive(Clone)]
+struct Rooms {
+    auth: Auth<Reader>,
+    pending: Arc<Pending>,
+    counters: Arc<Counters>,
+}
+
+impl http::Rooms for Rooms {
     async fn admit(&self, token: Option<Token>, room: RoomId) -> Admission {
-        Auth::admit(self, token, room).await
+        self.auth.admit(token, room).await
     }
 
     async fn history(&self, room: RoomId, before: Option<Uuid>, limit: u16) -> History {
-        match self.directory().history(room, before, limit).await {
+        match history::read(self.auth.directory(), &self.pending, room, before, limit).await {
             Ok(Some(messages)) => History::Messages(messages),
             Ok(None) => History::UnknownMessage,
-            Err(error) => {
-                tracing::warn!(%error, "the database cannot be asked for a room's history");
+            Err(unread) => {
+                self.counters.histories_failed.up();
+                let failed = self.counters.histories_failed.get();
+                // One line for an outage that many notice: the first, the second, the fourth …
+                if failed.is_power_of_two() {
+                    tracing::warn!(reason = %unread, failed, "a room's history cannot be read; whoever asks is told to come back");
+                }
                 History::Unavailable
             }
         }

@@ -1,4 +1,4 @@
-//! `GET /api/rooms/{room}/messages`: a room's saved messages, for its members.
+//! `GET /api/rooms/{room}/messages`: a room's messages, for its members.
 //!
 //! The request comes in from [`super`]'s routes, the messages go out as they were broadcast, newest first. Who is
 //! asking is decided before what is asked: somebody without a token learns nothing about rooms, and a stranger to a room

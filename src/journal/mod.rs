@@ -15,6 +15,7 @@
 
 pub mod appender;
 pub mod error;
+pub mod pending;
 pub mod place;
 pub mod record;
 pub mod recovery;

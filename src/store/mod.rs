@@ -64,6 +64,27 @@ pub struct Saved {
     pub content: Box<str>,
 }
 
+impl Saved {
+    /// Where it stands in its room.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { timestamp: self.timestamp, id: self.id }
+    }
+}
+
+/// Where a message stands among those of its room. Stamps sort as a room's history does, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    /// When it was sent.
+    pub timestamp: Micros,
+    /// Its id, which settles equal times.
+    pub id: Uuid,
+}
+
+impl Stamp {
+    /// After every message.
+    pub const LAST: Stamp = Stamp { timestamp: Micros::MAX, id: Uuid::max() };
+}
+
 /// Which database, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -119,14 +140,17 @@ impl Reader {
         }
     }
 
-    /// The room's last `limit` messages, or the last ones before message `before`: newest first, ordered by timestamp
-    /// and id. `None` when `before` is no message of this room.
-    pub async fn history(
-        &self,
-        room: RoomId,
-        before: Option<Uuid>,
-        limit: u16,
-    ) -> Result<Option<Vec<Saved>>, StoreError> {
+    /// The stamp of the room's message with this id; `None` when the room has none such in the table.
+    pub async fn stamp(&self, room: RoomId, id: Uuid) -> Result<Option<Stamp>, StoreError> {
+        match self {
+            Reader::Postgres(reader) => reader.stamp(room, id).await,
+            Reader::Sqlite(reader) => reader.stamp(room, id).await,
+        }
+    }
+
+    /// The room's last `limit` messages, or the last ones before `before`, which need not be in the table: newest first.
+    pub async fn history(&self, room: RoomId, before: Option<Stamp>, limit: u16) -> Result<Vec<Saved>, StoreError> {
+        let before = before.unwrap_or(Stamp::LAST);
         match self {
             Reader::Postgres(reader) => reader.history(room, before, limit).await,
             Reader::Sqlite(reader) => reader.history(room, before, limit).await,
@@ -180,6 +204,7 @@ mod tests {
         shared::<Reader>();
         send(|reader| reader.users_by_token(&[]));
         send(|reader| reader.memberships(&[]));
+        send(|reader| reader.stamp(Uuid::nil(), Uuid::nil()));
         send(|reader| reader.history(Uuid::nil(), None, 1));
     }
 }

@@ -118,9 +118,9 @@ impl Place {
             let reader = Reader::open(&database(&self.url)).await.unwrap();
             let (mut all, mut before) = (Vec::new(), None);
             loop {
-                let page = reader.history(room, before, 200).await.unwrap().unwrap();
+                let page = reader.history(room, before, 200).await.unwrap();
                 let Some(oldest) = page.last() else { break };
-                before = Some(oldest.id);
+                before = Some(oldest.stamp());
                 all.extend(page);
             }
             all.reverse();

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     identity::{RoomId, Token, User, UserId},
-    store::{Database, Names, Saved, StoreError},
+    store::{Database, Names, Saved, Stamp, StoreError},
 };
 
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -113,21 +113,20 @@ impl Reader {
         Ok(answers)
     }
 
+    pub(in crate::store) async fn stamp(&self, room: RoomId, id: Uuid) -> Result<Option<Stamp>, StoreError> {
+        let rows = self.query(|link| &link.moment, &[&room, &id]).await?;
+        let stamp = |row| get(row, 0).map(|Moment(timestamp)| Stamp { timestamp, id });
+        rows.first().map(stamp).transpose()
+    }
+
     pub(in crate::store) async fn history(
         &self,
         room: RoomId,
-        before: Option<Uuid>,
+        before: Stamp,
         limit: u16,
-    ) -> Result<Option<Vec<Saved>>, StoreError> {
-        let (moment, id) = match before {
-            None => (Moment(i64::MAX), Uuid::max()),
-            Some(id) => match self.query(|link| &link.moment, &[&room, &id]).await?.first() {
-                Some(row) => (get(row, 0)?, id),
-                None => return Ok(None),
-            },
-        };
-        let rows = self.query(|link| &link.history, &[&room, &moment, &id, &i64::from(limit)]).await?;
-        rows.iter().map(saved).collect::<Result<_, _>>().map(Some)
+    ) -> Result<Vec<Saved>, StoreError> {
+        let parameters: Parameters<'_> = &[&room, &Moment(before.timestamp), &before.id, &i64::from(limit)];
+        self.query(|link| &link.history, parameters).await?.iter().map(saved).collect()
     }
 
     /// Runs a prepared statement; once more when the connection turns out to have ended meanwhile.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{Id, failure, open_migrated};
 use crate::{
     identity::{RoomId, Token, User, UserId},
-    store::{Database, Micros, Saved, StoreError},
+    store::{Database, Saved, Stamp, StoreError},
 };
 
 /// The reading side of an SQLite file.
@@ -67,30 +67,30 @@ impl Reader {
         .await
     }
 
+    pub(in crate::store) async fn stamp(&self, room: RoomId, id: Uuid) -> Result<Option<Stamp>, StoreError> {
+        const QUERY: &str = "SELECT timestamp FROM chat_message WHERE room_id = ?1 AND id = ?2";
+        self.read(move |snapshot| {
+            let timestamp = snapshot.query_one(QUERY, [Id(room), Id(id)], |row| row.get(0)).optional()?;
+            Ok(timestamp.map(|timestamp| Stamp { timestamp, id }))
+        })
+        .await
+    }
+
     pub(in crate::store) async fn history(
         &self,
         room: RoomId,
-        before: Option<Uuid>,
+        before: Stamp,
         limit: u16,
-    ) -> Result<Option<Vec<Saved>>, StoreError> {
-        const MOMENT: &str = "SELECT timestamp FROM chat_message WHERE room_id = ?1 AND id = ?2";
+    ) -> Result<Vec<Saved>, StoreError> {
         const QUERY: &str = "
             SELECT m.id, m.sender_id, u.username, m.receiver_id, m.timestamp, m.content
             FROM chat_message m JOIN account_user u ON u.id = m.sender_id
             WHERE m.room_id = ?1 AND (m.timestamp, m.id) < (?2, ?3)
             ORDER BY m.timestamp DESC, m.id DESC LIMIT ?4";
         self.read(move |snapshot| {
-            let moment = |id| snapshot.query_one(MOMENT, [Id(room), Id(id)], |row| row.get::<_, Micros>(0)).optional();
-            let (moment, id) = match before {
-                None => (Micros::MAX, Uuid::max()),
-                Some(id) => match moment(id)? {
-                    Some(moment) => (moment, id),
-                    None => return Ok(None),
-                },
-            };
             let mut query = snapshot.prepare_cached(QUERY)?;
-            let rows = query.query_map(params![Id(room), moment, Id(id), limit], saved)?;
-            rows.collect::<SqlResult<_>>().map(Some)
+            let rows = query.query_map(params![Id(room), before.timestamp, Id(before.id), limit], saved)?;
+            rows.collect()
         })
         .await
     }
