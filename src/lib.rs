@@ -26,7 +26,7 @@
 //! room's log · [`shard::ring`] one send for each member that is not sending already.
 //!
 //! Before that, a connection met [`shard::accept`], [`ws::handshake`], [`protocol::connect`], [`topology`] (which shard its room
-//! lives on) and [`auth`]; or, if it wanted a page, [`http`]. At the end it meets [`close`].
+//! lives on) and [`auth`]; or, if it wanted a page, [`http`], and [`history`] if a room's past. At the end it meets [`close`].
 //!
 //! Around them: [`cli`] and [`config`] before [`server`] starts the threads, [`preflight`] to find out whether it can,
 //! [`failure`] when it cannot; [`identity`], [`limits`], [`memory`], [`metrics`].
