@@ -6,15 +6,18 @@
 //! for the next one, which asks for all of them (*bulk*); who asks for what somebody else waits for waits with him
 //! (*single flight*); and an answer is good for a short while (*cache*), a refusal for a shorter one. Every wait has a
 //! deadline.
+//!
+//! With the database away an older answer will do, if it was a good one: whoever could enter a few minutes ago still can. As long
+//! as it is away, which is tried again and again, such an answer is given at once. It never stands against a newer refusal.
 
 use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     identity::{RoomId, Token, User, UserId},
@@ -59,6 +62,8 @@ impl Directory for store::Reader {
 pub struct Policy {
     /// How long an answer is good.
     pub cache: Duration,
+    /// For how long after it was given a good answer still counts while the database cannot be asked.
+    pub outage: Duration,
     /// Answers kept, of each kind.
     pub cache_entries: usize,
     /// How long anyone waits for an answer.
@@ -70,10 +75,19 @@ impl Policy {
     fn refusal_cache(&self) -> Duration {
         self.cache.min(Duration::from_secs(1))
     }
+
+    /// How long an answer can be of use.
+    fn keep(&self) -> Duration {
+        self.cache.max(self.outage)
+    }
 }
 
 /// The pause after a query. Who asks alone never meets it; in a storm it gathers what would be many small queries.
 const GATHER: Duration = Duration::from_millis(2);
+
+/// The pause after a query that failed. A database that refuses at once shall not be asked all the time, and one that is back
+/// shall not wait to be noticed.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// The look-ups of one process. Cheap to clone.
 pub struct Auth<D>(Arc<Inner<D>>);
@@ -99,7 +113,7 @@ pub struct Unavailable;
 impl<D: Directory> Auth<D> {
     /// Look-ups that ask `directory`.
     pub fn new(directory: D, policy: Policy, counters: Arc<Counters>) -> Auth<D> {
-        let (users, members) = (Lookup::new(policy.cache_entries), Lookup::new(policy.cache_entries));
+        let (users, members) = (Lookup::new(policy), Lookup::new(policy));
         Auth(Arc::new(Inner { directory, policy, counters, users, members }))
     }
 
@@ -119,69 +133,92 @@ impl<D: Directory> Auth<D> {
     /// May the holder of this token enter this room? The token is looked at before the membership.
     pub async fn admit(&self, token: Option<Token>, room: RoomId) -> Admission {
         let Some(token) = token else { return Admission::Unauthorized };
-        let answer = async {
-            let Some(user) = self.user(token).await? else { return Ok(Admission::Unauthorized) };
-            let member = self.ask_member(room, user.id).await?;
+        let deadline = self.deadline();
+        let admission = async {
+            let Some(user) = self.user(token, deadline).await? else { return Ok(Admission::Unauthorized) };
+            let member = self.member((room, user.id), deadline).await?;
             Ok::<_, Unavailable>(if member { Admission::Admitted(user) } else { Admission::NotMember })
         };
-        match tokio::time::timeout(self.0.policy.timeout, answer).await {
-            Ok(Ok(admission)) => admission,
-            Ok(Err(Unavailable)) | Err(_) => Admission::Unavailable,
-        }
+        admission.await.unwrap_or(Admission::Unavailable)
     }
 
     /// Is this user a member of this room?
     pub async fn is_member(&self, room: RoomId, user: UserId) -> Result<bool, Unavailable> {
-        let answer = tokio::time::timeout(self.0.policy.timeout, self.ask_member(room, user)).await;
-        answer.unwrap_or(Err(Unavailable))
+        self.member((room, user), self.deadline()).await
     }
 
-    async fn user(&self, token: Token) -> Result<Option<Arc<User>>, Unavailable> {
-        let (answer, run) = self.0.users.ask(token);
+    /// Has the last query failed, of either kind?
+    fn is_away(&self) -> bool {
+        self.0.users.state().failed.is_some() || self.0.members.state().failed.is_some()
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.0.policy.timeout
+    }
+
+    async fn user(&self, token: Token, deadline: Instant) -> Result<Option<Arc<User>>, Unavailable> {
+        let (answer, run) = self.0.users.ask(&token, self.is_away());
         if run {
             tokio::spawn(self.clone().ask_for_users());
         }
-        answer.get().await
+        self.outcome(&self.0.users, &token, answer, deadline).await
     }
 
-    async fn ask_member(&self, room: RoomId, user: UserId) -> Result<bool, Unavailable> {
-        let (answer, run) = self.0.members.ask((room, user));
+    async fn member(&self, pair: (RoomId, UserId), deadline: Instant) -> Result<bool, Unavailable> {
+        let (answer, run) = self.0.members.ask(&pair, self.is_away());
         if run {
             tokio::spawn(self.clone().ask_for_members());
         }
-        answer.get().await
+        self.outcome(&self.0.members, &pair, answer, deadline).await
     }
 
-    /// Forgets what was known for longer than it is good for. To be called once in [`Policy::cache`].
+    /// The answer when it comes; if none comes before the deadline, the last good one that there was.
+    async fn outcome<K: Clone + Eq + Hash, V: Verdict>(
+        &self,
+        lookup: &Lookup<K, V>,
+        key: &K,
+        answer: Answer<V>,
+        deadline: Instant,
+    ) -> Result<V, Unavailable> {
+        if let Answer::Known(value) = answer {
+            return Ok(value);
+        }
+        if let Answer::Coming(coming) = answer
+            && let Ok(Ok(value)) = tokio::time::timeout_at(deadline, coming).await
+        {
+            return Ok(value);
+        }
+        let last_good = lookup.state().last_good(key).ok_or(Unavailable)?;
+        self.0.counters.answers_stale.up();
+        Ok(last_good)
+    }
+
+    /// Forgets what was known for longer than it is of use. To be called once in [`Policy::cache`].
     pub fn forget(&self) {
         self.0.users.state().age();
         self.0.members.state().age();
     }
 
-    /// Asks for tokens until nobody waits for one.
+    /// Asks for tokens until nobody waits for one, and, where older answers count, until the database is there.
     async fn ask_for_users(self) {
         // Whoever else is about to ask in this moment shall be in the first query.
         tokio::task::yield_now().await;
         while let Some(tokens) = self.0.users.begin_query() {
             let users = self.query(self.0.directory.users(&tokens)).await;
             let users = users.map(|users| users.into_iter().map(|user| user.map(Arc::new)).collect());
-            self.0.users.answer(tokens, users, |user| self.good_until(user.is_some()));
-            tokio::time::sleep(GATHER).await;
+            let is_answered = self.0.users.answer(tokens, users);
+            tokio::time::sleep(if is_answered { GATHER } else { RETRY }).await;
         }
     }
 
-    /// Asks for memberships until nobody waits for one.
+    /// Asks for memberships, as [`ask_for_users`](Self::ask_for_users) does for tokens.
     async fn ask_for_members(self) {
         tokio::task::yield_now().await;
         while let Some(pairs) = self.0.members.begin_query() {
             let members = self.query(self.0.directory.members(&pairs)).await;
-            self.0.members.answer(pairs, members, |member| self.good_until(*member));
-            tokio::time::sleep(GATHER).await;
+            let is_answered = self.0.members.answer(pairs, members);
+            tokio::time::sleep(if is_answered { GATHER } else { RETRY }).await;
         }
-    }
-
-    fn good_until(&self, good: bool) -> Instant {
-        Instant::now() + if good { self.0.policy.cache } else { self.0.policy.refusal_cache() }
     }
 
     async fn query<T>(&self, query: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
@@ -204,49 +241,73 @@ impl<D: Directory> Auth<D> {
     }
 }
 
-/// One kind of look-up: what is known, who waits for what, and what the next query is to ask.
-struct Lookup<K, V> {
-    state: Mutex<State<K, V>>,
-    entries_max: usize,
+/// An answer that lets somebody in, or does not.
+trait Verdict: Clone {
+    fn is_good(&self) -> bool;
 }
 
-struct State<K, V> {
-    // Two generations, so that forgetting the old ones is one assignment and neither grows past half the bound.
-    young: HashMap<K, (V, Instant)>,
-    old: HashMap<K, (V, Instant)>,
-    waiting: HashMap<K, Vec<oneshot::Sender<V>>>,
-    asked_for: Vec<K>,
-    is_running: bool,
-}
-
-/// An answer that is there or will come.
-enum Answer<V> {
-    Known(V),
-    Coming(oneshot::Receiver<V>),
-}
-
-impl<V> Answer<V> {
-    async fn get(self) -> Result<V, Unavailable> {
-        match self {
-            Answer::Known(value) => Ok(value),
-            Answer::Coming(receiver) => receiver.await.map_err(|_| Unavailable),
-        }
+impl Verdict for Option<Arc<User>> {
+    fn is_good(&self) -> bool {
+        self.is_some()
     }
 }
 
-impl<K: Clone + Eq + Hash, V: Clone> Lookup<K, V> {
+impl Verdict for bool {
+    fn is_good(&self) -> bool {
+        *self
+    }
+}
+
+/// One kind of look-up: what is known, who waits for what, and what the next query is to ask.
+struct Lookup<K, V> {
+    state: Mutex<State<K, V>>,
+}
+
+struct State<K, V> {
+    policy: Policy,
+    // Apart, so that a flood of made-up tokens cannot push out the answers that an outage calls for.
+    good: Generations<K, V>,
+    refused: Generations<K, V>,
+    waiting: HashMap<K, Vec<oneshot::Sender<V>>>,
+    asked_for: Vec<K>,
+    is_running: bool,
+    /// What the last query, which failed, asked for: asked again, if nothing else is, until the database answers.
+    failed: Option<K>,
+}
+
+/// Answers, and when they were given. Two generations, so that forgetting the old ones is one assignment and neither grows past
+/// half the bound.
+struct Generations<K, V> {
+    young: HashMap<K, (V, Instant)>,
+    old: HashMap<K, (V, Instant)>,
+    entries_max: usize,
+    aged: Instant,
+}
+
+/// An answer that is there, will come, or is a good one of earlier while the database is away.
+enum Answer<V> {
+    Known(V),
+    Coming(oneshot::Receiver<V>),
+    Away,
+}
+
+impl<K: Clone + Eq + Hash, V: Verdict> Lookup<K, V> {
     /// Keys of one query. More than this only makes the query's own memory grow.
     const QUERY_KEYS_MAX: usize = 4096;
 
-    fn new(entries_max: usize) -> Lookup<K, V> {
+    fn new(policy: Policy) -> Lookup<K, V> {
+        // Refusals do not live long.
+        let refused_max = policy.cache_entries / 4;
         let state = State {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            policy,
+            good: Generations::new(policy.cache_entries - refused_max),
+            refused: Generations::new(refused_max),
             waiting: HashMap::new(),
             asked_for: Vec::new(),
             is_running: false,
+            failed: None,
         };
-        Lookup { state: Mutex::new(state), entries_max }
+        Lookup { state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State<K, V>> {
@@ -259,16 +320,19 @@ impl<K: Clone + Eq + Hash, V: Clone> Lookup<K, V> {
     }
 
     /// The answer, and whether the caller must start the task that asks the database.
-    fn ask(&self, key: K) -> (Answer<V>, bool) {
+    fn ask(&self, key: &K, is_away: bool) -> (Answer<V>, bool) {
         let mut state = self.state();
-        if let Some(value) = state.known(&key, Instant::now()) {
+        if let Some(value) = state.known(key, Instant::now()) {
             return (Answer::Known(value), false);
         }
+        if is_away && state.last_good(key).is_some() {
+            return (Answer::Away, false);
+        }
         let (sender, receiver) = oneshot::channel();
-        if !state.waiting.contains_key(&key) {
+        if !state.waiting.contains_key(key) {
             state.asked_for.push(key.clone());
         }
-        state.waiting.entry(key).or_default().push(sender);
+        state.waiting.entry(key.clone()).or_default().push(sender);
         let run = !std::mem::replace(&mut state.is_running, true);
         (Answer::Coming(receiver), run)
     }
@@ -287,14 +351,21 @@ impl<K: Clone + Eq + Hash, V: Clone> Lookup<K, V> {
         });
         let count = asked_for.len().min(Self::QUERY_KEYS_MAX);
         // Who asked first is answered first.
-        let keys: Vec<K> = asked_for.drain(..count).collect();
+        let mut keys: Vec<K> = asked_for.drain(..count).collect();
+        if keys.is_empty() {
+            keys.extend(state.failed.clone());
+        }
         state.is_running = !keys.is_empty();
         state.is_running.then_some(keys)
     }
 
-    /// Tells everyone who waits; without values they learn that the database cannot be asked.
-    fn answer(&self, keys: Vec<K>, values: Option<Vec<V>>, good_until: impl Fn(&V) -> Instant) {
+    /// Tells everyone who waits; without values they learn that the database cannot be asked. Was it asked?
+    fn answer(&self, keys: Vec<K>, values: Option<Vec<V>>) -> bool {
         let mut state = self.state();
+        let now = Instant::now();
+        let is_answered = values.is_some();
+        let away_matters = !is_answered && !state.policy.outage.is_zero();
+        state.failed = keys.first().filter(|_| away_matters).cloned();
         let mut values = values.map(Vec::into_iter);
         for key in keys {
             let waiting = state.waiting.remove(&key).unwrap_or_default();
@@ -303,29 +374,70 @@ impl<K: Clone + Eq + Hash, V: Clone> Lookup<K, V> {
                 // One that has given up by now misses nothing.
                 let _ = waiter.send(value.clone());
             }
-            let until = good_until(&value);
-            state.keep(key, value, until, self.entries_max);
+            state.keep(key, value, now);
         }
+        is_answered
     }
 }
 
-impl<K: Eq + Hash, V: Clone> State<K, V> {
+impl<K: Eq + Hash, V: Verdict> State<K, V> {
     fn known(&self, key: &K, now: Instant) -> Option<V> {
-        let (value, until) = self.young.get(key).or_else(|| self.old.get(key))?;
-        (now < *until).then(|| value.clone())
+        let fresh = |known: Option<&(V, Instant)>, good_for| {
+            known.filter(|(_, given)| now < *given + good_for).map(|(value, _)| value.clone())
+        };
+        let refused = || fresh(self.refused.get(key), self.policy.refusal_cache());
+        fresh(self.good.get(key), self.policy.cache).or_else(refused)
+    }
+
+    /// The last answer, if it was a good one and not too long ago.
+    fn last_good(&self, key: &K) -> Option<V> {
+        let (value, given) = self.good.get(key)?;
+        (given.elapsed() < self.policy.outage).then(|| value.clone())
+    }
+
+    fn age(&mut self) {
+        self.refused.age();
+        if self.good.aged.elapsed() >= self.policy.keep() {
+            self.good.age();
+        }
+    }
+
+    fn keep(&mut self, key: K, value: V, now: Instant) {
+        let (kept, other) = match value.is_good() {
+            true => (&mut self.good, &mut self.refused),
+            false => (&mut self.refused, &mut self.good),
+        };
+        other.remove(&key);
+        kept.insert(key, (value, now));
+    }
+}
+
+impl<K: Eq + Hash, V> Generations<K, V> {
+    fn new(entries_max: usize) -> Generations<K, V> {
+        Generations { young: HashMap::new(), old: HashMap::new(), entries_max, aged: Instant::now() }
+    }
+
+    fn get(&self, key: &K) -> Option<&(V, Instant)> {
+        self.young.get(key).or_else(|| self.old.get(key))
+    }
+
+    fn insert(&mut self, key: K, answer: (V, Instant)) {
+        if self.young.len() >= self.entries_max / 2 {
+            self.age();
+        }
+        if self.entries_max > 1 {
+            self.young.insert(key, answer);
+        }
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
     }
 
     fn age(&mut self) {
         self.old = std::mem::take(&mut self.young);
-    }
-
-    fn keep(&mut self, key: K, value: V, until: Instant, entries_max: usize) {
-        if self.young.len() >= entries_max / 2 {
-            self.age();
-        }
-        if entries_max > 1 {
-            self.young.insert(key, (value, until));
-        }
+        self.aged = Instant::now();
     }
 }
 
@@ -343,6 +455,10 @@ mod tests {
         queries: AtomicU64,
         keys: AtomicU64,
         away: AtomicBool,
+        /// Does not even say that it is away.
+        silent: AtomicBool,
+        /// Nobody is known any more.
+        emptied: AtomicBool,
     }
 
     impl Fake {
@@ -350,6 +466,9 @@ mod tests {
             self.queries.fetch_add(1, Relaxed);
             self.keys.fetch_add(keys as u64, Relaxed);
             tokio::time::sleep(Duration::from_millis(5)).await;
+            if self.silent.load(Relaxed) {
+                std::future::pending::<()>().await;
+            }
             match self.away.load(Relaxed) {
                 false => Ok(answer),
                 true => Err(StoreError::Unavailable("gone".into())),
@@ -361,7 +480,7 @@ mod tests {
         async fn users(&self, tokens: &[Token]) -> Result<Vec<Option<User>>, StoreError> {
             let user =
                 |token: &Token| User { id: UserId::Int(token.expose().len() as i64), username: token.expose().into() };
-            let known = |token: &&Token| !token.expose().starts_with('x');
+            let known = |token: &&Token| !token.expose().starts_with('x') && !self.emptied.load(Relaxed);
             self.query(tokens.len(), tokens.iter().map(|token| Some(token).filter(known).map(user)).collect()).await
         }
 
@@ -371,9 +490,20 @@ mod tests {
     }
 
     fn auth(cache: Duration, cache_entries: usize) -> Auth<Fake> {
-        let policy = Policy { cache, cache_entries, timeout: Duration::from_secs(5) };
+        auth_through(Duration::ZERO, cache, cache_entries)
+    }
+
+    fn auth_through(outage: Duration, cache: Duration, cache_entries: usize) -> Auth<Fake> {
+        let policy = Policy { cache, outage, cache_entries, timeout: Duration::from_secs(5) };
         Auth::new(Fake::default(), policy, Arc::default())
     }
+
+    async fn is_admitted(auth: &Auth<Fake>, token: &str, room: u128) -> bool {
+        matches!(admit(auth, token, room).await, Admission::Admitted(_))
+    }
+
+    const CACHE: Duration = Duration::from_secs(5);
+    const OUTAGE: Duration = Duration::from_secs(60);
 
     async fn admit(auth: &Auth<Fake>, token: &str, room: u128) -> Admission {
         auth.admit(Token::new(token), Uuid::from_u128(room)).await
@@ -427,15 +557,87 @@ mod tests {
         assert!(matches!(admit(&auth, "alice", 2).await, Admission::Admitted(_)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_admitted_still_is_while_the_database_is_away() {
+        for (outage, is_let_in) in [(OUTAGE, true), (Duration::ZERO, false)] {
+            let auth = auth_through(outage, CACHE, 100);
+            assert!(is_admitted(&auth, "alice", 2).await);
+            assert_eq!(admit(&auth, "alice", 3).await, Admission::NotMember);
+            assert_eq!(admit(&auth, "xavier", 2).await, Admission::Unauthorized);
+            auth.directory().away.store(true, Relaxed);
+            for _ in 0..5 {
+                tokio::time::sleep(2 * CACHE).await;
+                auth.forget();
+                assert_eq!(is_admitted(&auth, "alice", 2).await, is_let_in);
+                for (token, room) in [("alice", 3), ("alice", 4), ("xavier", 2), ("bob", 2)] {
+                    assert_eq!(admit(&auth, token, room).await, Admission::Unavailable, "{token} {room}");
+                }
+            }
+            tokio::time::sleep(OUTAGE - 10 * CACHE).await;
+            assert_eq!(admit(&auth, "alice", 2).await, Admission::Unavailable, "that is too long ago");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_answer_is_waited_for_once_in_an_outage() {
+        let auth = auth_through(OUTAGE, CACHE, 100);
+        assert!(is_admitted(&auth, "alice", 2).await && is_admitted(&auth, "bob", 2).await);
+        tokio::time::sleep(CACHE).await;
+        auth.directory().silent.store(true, Relaxed);
+        // The token is waited for in vain, and then there is no time left for the membership.
+        for (token, waits) in [("alice", 5), ("alice", 0), ("bob", 0), ("alice", 0)] {
+            let began = Instant::now();
+            assert!(is_admitted(&auth, token, 2).await);
+            assert_eq!(began.elapsed().as_secs(), waits, "{token}");
+            tokio::time::sleep(CACHE).await;
+        }
+        assert_eq!(auth.0.counters.answers_stale.get(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_is_back_is_noticed_and_asked() {
+        let auth = auth_through(OUTAGE, CACHE, 100);
+        assert!(is_admitted(&auth, "alice", 2).await);
+        auth.directory().away.store(true, Relaxed);
+        tokio::time::sleep(2 * CACHE).await;
+        assert!(is_admitted(&auth, "alice", 2).await);
+        auth.directory().emptied.store(true, Relaxed);
+        auth.directory().away.store(false, Relaxed);
+        tokio::time::sleep(2 * RETRY).await;
+        let before = queries(&auth);
+        tokio::time::sleep(2 * CACHE).await;
+        assert_eq!(queries(&auth), before, "nobody asks any more");
+
+        assert_eq!(admit(&auth, "alice", 2).await, Admission::Unauthorized);
+        auth.directory().away.store(true, Relaxed);
+        for _ in 0..3 {
+            tokio::time::sleep(2 * CACHE).await;
+            assert_eq!(admit(&auth, "alice", 2).await, Admission::Unavailable, "the refusal is newer");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_tokens_do_not_push_out_the_good_answers() {
+        let auth = auth_through(OUTAGE, CACHE, 100);
+        assert!(is_admitted(&auth, "alice", 2).await);
+        for client in 0..300 {
+            assert_eq!(admit(&auth, &format!("x{client}"), 2).await, Admission::Unauthorized);
+        }
+        auth.directory().away.store(true, Relaxed);
+        tokio::time::sleep(CACHE).await;
+        assert!(is_admitted(&auth, "alice", 2).await);
+    }
+
     #[tokio::test]
     async fn what_is_known_stays_within_its_bounds() {
         let auth = auth(Duration::from_millis(20), 10);
         for client in 0..100 {
+            admit(&auth, &format!("x{client}"), 2).await;
             admit(&auth, &format!("token-{client}"), 2).await;
         }
         let kept = {
             let state = auth.0.users.state();
-            state.young.len() + state.old.len()
+            [&state.good, &state.refused].map(|answers| answers.young.len() + answers.old.len()).iter().sum::<usize>()
         };
         assert!(kept <= 10, "{kept} are kept");
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -444,12 +646,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_not_asked() {
-        let lookup = Lookup::<u32, bool>::new(10);
-        let askers: Vec<_> = (0..10).map(|key| lookup.ask(key).0).collect();
+        let auth = auth(Duration::ZERO, 10);
+        let lookup = Lookup::<u32, bool>::new(auth.0.policy);
+        let askers: Vec<_> = (0..10).map(|key| lookup.ask(&key, false).0).collect();
         let kept: Vec<_> = askers.into_iter().enumerate().filter(|(key, _)| key % 5 == 0).collect();
         assert_eq!(lookup.begin_query(), Some(vec![0, 5]), "the other eight have given up");
         assert_eq!(lookup.state().waiting.len(), 2);
-        lookup.answer(vec![0, 5], None, |_| Instant::now());
+        lookup.answer(vec![0, 5], None);
         assert!(lookup.begin_query().is_none() && lookup.state().waiting.is_empty());
         drop(kept);
     }
@@ -465,7 +668,8 @@ mod tests {
                 std::future::pending().await
             }
         }
-        let policy = Policy { cache: Duration::ZERO, cache_entries: 0, timeout: Duration::from_secs(3) };
+        let policy =
+            Policy { cache: Duration::ZERO, outage: OUTAGE, cache_entries: 0, timeout: Duration::from_secs(3) };
         let auth = Auth::new(Silent, policy, Arc::default());
         let began = tokio::time::Instant::now();
         assert_eq!(auth.admit(Token::new("alice"), Uuid::nil()).await, Admission::Unavailable);

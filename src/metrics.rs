@@ -95,6 +95,8 @@ counters! {
     queries,
     /// Questions that the database did not answer.
     queries_failed,
+    /// Look-ups answered as they were answered before, because the database could not be asked.
+    answers_stale,
     /// Histories that could not be read, for want of the database or of a file of the journal.
     histories_failed,
     /// Transactions of new messages that committed.

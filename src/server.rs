@@ -173,6 +173,7 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     }
     let policy = auth::Policy {
         cache: config.auth_cache,
+        outage: config.auth_outage,
         cache_entries: config.auth_cache_entries,
         timeout: config.auth_timeout,
     };

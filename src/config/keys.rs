@@ -142,6 +142,8 @@ keys! {
             "How long the answer to a token and room is kept; a change in the database counts at the latest then.";
         "auth_cache_entries": Count(0, CONNECTIONS_MAX), "100000", Server => auth_cache_entries: usize,
             "Answers to tokens and rooms that are kept.";
+        "auth_outage_seconds": Seconds(0, WAIT_SECONDS_MAX), "600", Server => auth_outage: Duration,
+            "How long whoever was admitted still is while the database is away; with 0 no longer than otherwise.";
         "auth_timeout_seconds": Seconds(1, WAIT_SECONDS_MAX), "5", Server => auth_timeout: Duration,
             "How long a new connection waits for the database before it is closed with 1013.";
         "commit_rows_max": Count(1, COMMIT_ROWS_MAX), "4096", Server => commit_rows_max: usize,
