@@ -127,16 +127,21 @@ mod tests {
         pending::tests::{Disk, OTHER, ROOM, id, message},
     };
 
-    /// Holds times of messages, oldest first. May save everything the moment that it is asked, as a writer does that just then
-    /// comes round.
+    /// May save everything just before or just after it is asked, as a writer does that comes round then.
     #[derive(Default)]
     struct Fake {
         rows: Mutex<Vec<Saved>>,
         rest: Vec<Saved>,
         progress: Arc<Progress>,
-        saves_all_when_asked: bool,
+        saves_all: Option<When>,
         is_away: AtomicBool,
         asked: AtomicUsize,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum When {
+        Before,
+        After,
     }
 
     impl Fake {
@@ -146,12 +151,13 @@ mod tests {
                 return Err(StoreError::Unavailable("away".into()));
             }
             let mut rows = self.rows.lock().unwrap();
-            if self.saves_all_when_asked {
+            let before = rows.clone();
+            if self.saves_all.is_some() {
                 let missing: Vec<Saved> = self.rest.iter().filter(|saved| !rows.contains(saved)).cloned().collect();
                 rows.extend(missing);
                 self.progress.set_saved(self.progress.held());
             }
-            Ok(rows.clone())
+            Ok(if self.saves_all == Some(When::After) { before } else { rows.clone() })
         }
     }
 
@@ -204,7 +210,7 @@ mod tests {
             rows: Mutex::new(rows),
             rest: live,
             progress: Arc::clone(&disk.progress),
-            saves_all_when_asked: random.random_bool(0.5),
+            saves_all: [None, Some(When::Before), Some(When::After)][random.random_range(0..3)],
             ..Fake::default()
         };
         (disk, table, all)
