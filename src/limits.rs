@@ -46,8 +46,9 @@ pub const CONNECTIONS_MAX: u64 = 16_777_216;
 /// Open files that every server needs beside its connections: the database's, the standard streams, signals, epoll.
 pub const OPEN_FILES_RESERVED: u64 = 64;
 
-/// Open files that a shard needs beside its connections: its listener, its ring, its runtime's epoll and wakers.
-pub const OPEN_FILES_PER_SHARD: u64 = 8;
+/// Open files that a shard needs beside its connections: its listener, its ring, its runtime's epoll and wakers; its
+/// journal's files, written here and read by the writer and the history.
+pub const OPEN_FILES_PER_SHARD: u64 = 16;
 
 /// The highest `message_bytes_max`: one member's message must not fill the memory of a shard.
 pub const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -66,6 +67,24 @@ pub const WRITER_QUEUE_ROWS_MAX: u64 = 16_777_216;
 
 /// The highest `writer_queue_bytes`: what a database that is away may take of the machine's memory.
 pub const WRITER_QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+
+/// The lowest `journal_segment_bytes`: there are a header and some hundred short messages in it.
+pub const JOURNAL_SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+
+/// The highest `journal_segment_bytes`: start-up reads a segment as a whole.
+pub const JOURNAL_SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The lowest `journal_bytes_max`: one shard's journal needs four segments.
+pub const JOURNAL_BYTES_MIN: u64 = 4 * JOURNAL_SEGMENT_BYTES_MIN;
+
+/// The highest `journal_bytes_max`.
+pub const JOURNAL_BYTES_MAX: u64 = 1 << 50;
+
+/// Bytes of records that the writer reads from the journals at a time.
+pub const JOURNAL_READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes that a sender's name may take in the journal. Django's names have 150 characters at most.
+pub const JOURNAL_NAME_BYTES_MAX: usize = 4096;
 
 /// The longest of the configured waits, in seconds.
 pub const WAIT_SECONDS_MAX: u64 = 86_400;

@@ -107,6 +107,20 @@ counters! {
     commits_retried,
     /// Messages that the database refused.
     rows_refused,
+    /// Writes to the journal: turns, or several that were waiting.
+    journal_writes,
+    /// Bytes of them.
+    journal_bytes,
+    /// Syncs of the journal.
+    journal_syncs,
+    /// Operations on the journal's files that failed.
+    journal_failures,
+    /// Places of the journal that could not be read and were kept aside.
+    journal_damaged,
+    /// Messages that were read from an earlier run's journal.
+    replayed,
+    /// Messages that were broadcast and that the database refused.
+    dead_letters,
     /// Turns of the shard's loop.
     turns,
 }

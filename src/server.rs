@@ -4,13 +4,14 @@
 //! the *control* thread: look-ups, HTTP, signals.
 //!
 //! ```text
-//!   start: database, address -> writer -> shards -> "listening"
+//!   start: journal, database, address -> writer -> shards -> "listening"; what the journal holds is saved meanwhile
 //!   end:   signal -> shards drain (1012) -> nobody can post to the writer -> it commits the rest -> done
 //! ```
 
 use std::{
     io,
     net::SocketAddr,
+    rc::Rc,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -24,25 +25,35 @@ use uuid::Uuid;
 
 use crate::{
     auth::{self, Admission, Auth},
-    config::Config,
+    config::{Config, Durability},
+    dead_letters::DeadLetters,
     failure::Failure,
     history,
     http::{self, History, Http},
-    identity::{RoomId, Token},
-    journal::pending::Pending,
-    limits::MAILBOX_MESSAGES_MAX,
+    identity::{RoomId, Token, UserId},
+    journal::{
+        Leftovers, Progress,
+        appender::{self, Appender},
+        pending::Pending,
+        place::Place,
+        record::{Record, encoded_len},
+        recovery::{self, Recovered},
+        tail::{self, Damage, Tail},
+    },
+    limits::{JOURNAL_NAME_BYTES_MAX, JOURNAL_READ_BYTES, MAILBOX_MESSAGES_MAX},
     memory,
     metrics::{self, Counters},
     shard::{
         self, Setup, accept,
-        chat::{Chat, Mail, Posts, Question, Rules},
+        chat::{Chat, Keep, Mail, Posts, Question, Rules},
         conn::Patience,
+        journal::{Bells, Files, Journal},
         mailbox::{Mailbox, Postbox, mailbox},
         occupancy::Occupancy,
     },
     store::{Reader, Writer},
     topology::{self, Topology},
-    writer::{self, LeftInDoubt, Turn},
+    writer::{self, Backlog, Outlets, Settled, Turn, Unfinished},
 };
 
 /// A server that accepts connections.
@@ -138,11 +149,13 @@ struct Control {
     http: Http,
     threads: Vec<JoinHandle<()>>,
     faults: mpsc::UnboundedReceiver<(String, String)>,
+    journals: Journals,
     is_draining: bool,
 }
 
 async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     let topology = Arc::new(Topology::new(&topology::cpus_allowed(), config.shards));
+    let journals = Journals::open(config, topology.shards())?;
     let reader = Reader::open(&config.database).await.map_err(|error| Failure::unusable(error.to_string()))?;
     let listeners = accept::listeners(config.listen, topology.shards())
         .map_err(|error| Failure::unusable(format!("cannot listen on {}: {error}", config.listen)))?;
@@ -158,7 +171,13 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     let counters: Vec<Arc<Counters>> = (0..2 + topology.shards()).map(|_| Arc::default()).collect();
 
     let occupancy = Arc::new(Occupancy::new(config.connections_max, config.handshakes_max));
-    let mut threads = vec![start_writer(config, turns, &shard_posts, &counters[1], &fault).await?];
+    let outlets = WriterOutlets {
+        shards: shard_posts.clone(),
+        topology: Arc::clone(&topology),
+        dead_letters: DeadLetters::open(&config.data_dir)?,
+        place: Arc::clone(&journals.place),
+    };
+    let mut threads = vec![start_writer(config, turns, journals.backlog(config), outlets, &counters[1], &fault).await?];
     for (shard, (listener, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
         let posts = Posts { shards: shard_posts.clone(), control: control_post.clone(), writer: writer_post.clone() };
         let setup = Setup {
@@ -169,7 +188,7 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
             occupancy: Arc::clone(&occupancy),
             counters: Arc::clone(&counters[2 + shard]),
         };
-        threads.push(start_shard(shard, config, &topology, setup, posts, &fault)?);
+        threads.push(start_shard(shard, config, &topology, setup, posts, journals.of_shard(config, shard), &fault)?);
     }
     let policy = auth::Policy {
         cache: config.auth_cache,
@@ -178,12 +197,125 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
         timeout: config.auth_timeout,
     };
     let auth = Auth::new(reader, policy, Arc::clone(&counters[0]));
-    let journals = Vec::new();
-    let pending = Pending::new(&config.data_dir.join("journal"), Arc::clone(&topology), journals, Arc::default());
-    let rooms = Rooms { auth: auth.clone(), pending: Arc::new(pending), counters: Arc::clone(&counters[0]) };
+    let pending = Arc::new(journals.pending(&topology));
+    let rooms = Rooms { auth: auth.clone(), pending, counters: Arc::clone(&counters[0]) };
     let http = Http::new(rooms, Arc::clone(&counters[0]));
-    let control = Control { questions, shards: shard_posts, auth, http, threads, faults, is_draining: false };
+    let control = Control { questions, shards: shard_posts, auth, http, threads, faults, journals, is_draining: false };
     Ok((control, Running { address, shards: topology.shards(), counters }))
+}
+
+/// The journals of this run, and what earlier ones left.
+struct Journals {
+    place: Arc<Place>,
+    recovered: Recovered,
+    leftovers: Leftovers,
+    /// Of each shard.
+    progress: Vec<Arc<Progress>>,
+    rules: appender::Rules,
+}
+
+impl Journals {
+    /// Takes the journal's directory, and looks at what is in it.
+    fn open(config: &Config, shards: usize) -> Result<Journals, Failure> {
+        let rules = journal_rules(config, shards)?;
+        let place = Place::take(&config.data_dir)?;
+        let mut recovered = recovery::recover(&place)?;
+        let leftovers = Leftovers::new(std::mem::take(&mut recovered.segments).into());
+        let progress = (0..shards).map(|_| Arc::default()).collect();
+        Ok(Journals { place: Arc::new(place), recovered, leftovers, progress, rules })
+    }
+
+    /// What the writer is to save out of them.
+    fn backlog(&self, config: &Config) -> Backlog {
+        let start = appender::start(self.recovered.next_number);
+        let tail = |(shard, progress): (u32, &Arc<Progress>)| {
+            progress.begin(start);
+            Tail::new(self.place.directory(), shard, Arc::clone(progress))
+        };
+        let tails = (0..).zip(&self.progress).map(tail).collect();
+        let limits = tail::Limits { records: config.commit_rows_max, bytes: JOURNAL_READ_BYTES };
+        Backlog::new(tails, Arc::clone(&self.leftovers), limits)
+    }
+
+    /// What of them a room's history needs.
+    fn pending(&self, topology: &Arc<Topology>) -> Pending {
+        let first = self.recovered.next_number;
+        let shards = self.progress.iter().map(|progress| (Arc::clone(progress), first)).collect();
+        Pending::new(self.place.directory(), Arc::clone(topology), shards, Arc::clone(&self.leftovers))
+    }
+
+    /// The journal of one shard, unless messages are not journalled.
+    fn of_shard(&self, config: &Config, shard: usize) -> Option<(Files, Appender)> {
+        if !matches!(config.durability, Durability::Sync | Durability::Journal) {
+            return None;
+        }
+        let rules = appender::Rules { shard: shard as u32, ..self.rules };
+        let progress = Arc::clone(&self.progress[shard]);
+        let Recovered { next_number, next_sequence, .. } = self.recovered;
+        let appender = Appender::new(rules, progress, next_number, next_sequence);
+        let directory = self.place.directory().to_owned();
+        Some((Files { directory, shard: rules.shard, segment_bytes: rules.segment_bytes }, appender))
+    }
+
+    /// Removes the files of this run that nobody needs any more, once all threads have ended.
+    fn sweep(&self) {
+        for (shard, progress) in (0..).zip(&self.progress) {
+            if let Err(error) = self.place.sweep(shard, self.recovered.next_number, progress) {
+                tracing::warn!(%error, "a file of the journal that nobody needs cannot be removed; the next start looks at it again");
+            }
+        }
+    }
+}
+
+/// The segments of a shard: as large as configured, or as small as needed for each shard to have enough of them.
+fn journal_rules(config: &Config, shards: usize) -> Result<appender::Rules, Failure> {
+    let of_shard = config.journal_bytes_max / shards as u64;
+    let largest = of_shard / u64::from(appender::SEGMENTS_MIN);
+    let segment_bytes = u64::from(config.journal_segment_bytes).min(largest) / 4096 * 4096;
+    let record_bytes_max = encoded_len(JOURNAL_NAME_BYTES_MAX, config.message_bytes_max);
+    let least = appender::segment_bytes_min(record_bytes_max) as u64;
+    if segment_bytes < least {
+        return Err(Failure::unusable(format!(
+            "the journal's files are too small for messages of {} bytes: with {shards} shards journal_bytes_max must be at \
+             least {}, and journal_segment_bytes at least {least}",
+            config.message_bytes_max,
+            (least + 4096) * u64::from(appender::SEGMENTS_MIN) * shards as u64,
+        )));
+    }
+    Ok(appender::Rules {
+        shard: 0,
+        segment_bytes: segment_bytes as u32,
+        segments_max: u32::try_from(of_shard / segment_bytes).unwrap_or(u32::MAX),
+        record_bytes_max,
+        sync: config.durability == Durability::Sync,
+    })
+}
+
+/// Where the writer's news goes.
+struct WriterOutlets {
+    shards: Vec<Postbox<Mail>>,
+    topology: Arc<Topology>,
+    dead_letters: DeadLetters,
+    place: Arc<Place>,
+}
+
+impl Outlets for WriterOutlets {
+    fn settle(&mut self, shard: usize, settled: Settled) {
+        // A shard that is gone needs no answer, and one whose mailbox is full reads it without waiting for us.
+        let _ = self.shards[shard].post_blocking(Mail::Settled(settled));
+    }
+
+    fn refused(&mut self, room: RoomId, sender: UserId) {
+        let _ = self.shards[self.topology.shard_of(room)].post_blocking(Mail::Refused(room, sender));
+    }
+
+    fn bury(&mut self, letters: &[(&Record<'_>, &str)]) -> io::Result<()> {
+        self.dead_letters.append(letters).map(|_| ())
+    }
+
+    fn keep_aside(&mut self, damage: &Damage) -> io::Result<()> {
+        recovery::keep_bytes_aside(&self.place, &damage.path, damage.offset, &damage.bytes).map_err(io::Error::other)
+    }
 }
 
 fn patience(config: &Config) -> Patience {
@@ -210,7 +342,7 @@ fn rules(config: &Config, shards: usize) -> Rules {
         unsettled_max: config.writer_queue_rows.div_ceil(shards),
         unsettled_bytes_max: config.writer_queue_bytes.div_ceil(shards),
         origins: config.origins.clone(),
-        receiver_cache: config.auth_cache,
+        lookup_cache: config.auth_cache,
     }
 }
 
@@ -218,7 +350,8 @@ fn rules(config: &Config, shards: usize) -> Rules {
 async fn start_writer(
     config: &Config,
     turns: Mailbox<Box<Turn>>,
-    shards: &[Postbox<Mail>],
+    backlog: Backlog,
+    outlets: WriterOutlets,
     counters: &Arc<Counters>,
     fault: &mpsc::UnboundedSender<(String, String)>,
 ) -> Result<JoinHandle<()>, Failure> {
@@ -226,8 +359,9 @@ async fn start_writer(
         commit_rows_max: config.commit_rows_max,
         commit_delay: config.commit_delay,
         save_timeout: config.save_timeout,
+        turns_are_broadcast: config.durability == Durability::None,
     };
-    let (database, shards, counters) = (config.database.clone(), shards.to_vec(), Arc::clone(counters));
+    let (database, counters) = (config.database.clone(), Arc::clone(counters));
     let (opened, is_open) = oneshot::channel();
     let thread = spawn("writer".into(), fault, move || {
         control_runtime().map_err(|failure| failure.to_string())?.block_on(async {
@@ -239,16 +373,30 @@ async fn start_writer(
                 }
             };
             let _ = opened.send(Ok(()));
-            // A shard that is gone needs no answer, and one whose mailbox is full reads it without waiting for us.
-            let settle = |shard: usize, settled| drop(shards[shard].post_blocking(Mail::Settled(settled)));
-            let left = writer::Writer::new(store, policy, turns, settle, counters).run().await;
-            left.map_err(|LeftInDoubt(messages)| {
-                format!("the database did not come back, and {messages} messages may or may not be saved")
-            })
+            finished(writer::Writer::new(store, policy, turns, backlog, outlets, counters).run().await)
         })
     })?;
     is_open.await.unwrap_or_else(|_| Err(Failure::failed("the writer thread ended before it had its database")))?;
     Ok(thread)
+}
+
+/// What the writer's end means for the process's.
+fn finished(unfinished: Unfinished) -> Result<(), String> {
+    let Unfinished { in_doubt, lost, in_journal } = unfinished;
+    if in_journal {
+        tracing::warn!(
+            "the database did not come back: the journal keeps what is not saved, and the next start saves it"
+        );
+    }
+    match (in_doubt, lost) {
+        (0, 0) => Ok(()),
+        (messages, 0) => {
+            Err(format!("the database did not come back, and {messages} messages may or may not be saved"))
+        }
+        (_, messages) => Err(format!(
+            "{messages} messages that were broadcast are lost: neither the database nor the file of dead letters could be written"
+        )),
+    }
 }
 
 fn start_shard(
@@ -257,15 +405,34 @@ fn start_shard(
     topology: &Arc<Topology>,
     setup: Setup<Mail>,
     posts: Posts,
+    journal: Option<(Files, Appender)>,
     fault: &mpsc::UnboundedSender<(String, String)>,
 ) -> Result<JoinHandle<()>, Failure> {
     let (rules, topology) = (rules(config, topology.shards()), Arc::clone(topology));
+    let durability = config.durability;
     spawn(format!("shard-{shard}"), fault, move || {
         topology::pin(topology.cpu_of(shard));
         let counters = Arc::clone(&setup.counters);
-        let chat = Chat::new(shard, topology, rules, posts, counters);
+        let posts = Rc::new(posts);
+        let keep = match journal {
+            Some((files, appender)) => {
+                Keep::Journal(Journal::new(files, appender, bells(&posts, shard), Arc::clone(&counters)))
+            }
+            None if durability == Durability::None => Keep::Memory,
+            None => Keep::Writer,
+        };
+        let chat = Chat::new(shard, topology, rules, posts, keep, counters);
         shard::run(setup, chat).map_err(|error| error.to_string())
     })
+}
+
+/// They do not keep the mailboxes open: an operation on the journal may outlive its shard.
+fn bells(posts: &Rc<Posts>, shard: usize) -> Bells {
+    let (own, writer) = (Rc::downgrade(posts), Rc::downgrade(posts));
+    Bells {
+        news: Box::new(move || own.upgrade().iter().for_each(|posts| posts.shards[shard].ring())),
+        held: Box::new(move || writer.upgrade().iter().for_each(|posts| posts.writer.ring())),
+    }
 }
 
 /// Starts a named thread; if it fails or panics, the control thread hears of it.
@@ -323,7 +490,7 @@ impl Control {
 
     /// The shards are gone; waits for the writer to commit what they left it.
     async fn end(self) -> Result<(), Failure> {
-        let Control { threads, mut faults, shards, .. } = self;
+        let Control { threads, mut faults, shards, journals, .. } = self;
         drop(shards);
         // Not on the runtime's blocking threads: the runtime would wait for those also when a second signal comes.
         let (joined, are_joined) = oneshot::channel();
@@ -332,6 +499,7 @@ impl Control {
             let _ = joined.send(());
         });
         let _ = are_joined.await;
+        journals.sweep();
         match faults.try_recv() {
             Ok((thread, error)) => Err(Failure::failed(format!("{thread} failed while the server stopped: {error}"))),
             Err(_) => Ok(()),

@@ -50,6 +50,7 @@ fn another(key: &Key) -> &'static str {
         Kind::LogFilter => "warn",
         Kind::Durability => "commit",
         Kind::Count(..) if key.name == "lag_bytes_max" => "2097152",
+        Kind::Count(..) if key.name.starts_with("journal_") => "20971520",
         Kind::Count(..) if key.name.starts_with("writer_queue") || key.name == "message_bytes_max" => "9000",
         Kind::Count(..) | Kind::Seconds(..) | Kind::Milliseconds(..) => "7",
     }
@@ -150,7 +151,8 @@ fn a_bad_value_is_refused_with_its_place_and_what_it_must_be() {
         ("shards", "257", "must be a whole number from 0 to 256"),
         ("ping_interval_seconds", "0", "must be a whole number of seconds from 1 to 86400"),
         ("commit_delay_ms", "1.5", "must be a whole number of milliseconds"),
-        ("durability", "sync", "must be \"commit\", the only durability there is at present"),
+        ("durability", "safe", "must be commit, sync, journal or none"),
+        ("journal_bytes_max", "1", "must be a whole number from 4194304"),
         ("origins", "chat.example", "must be origins as browsers send them"),
         ("log", "ringroom=loud", "must be a filter such as"),
         ("data_dir", "", "must be the path of a directory"),

@@ -22,7 +22,7 @@ fn what_was_broadcast_survives_every_crash_of_the_server() {
     let mut random = random();
     let mut accounts = Vec::new();
     for run in 0..10 {
-        let server = Server::start(&place, &[]);
+        let server = Server::start(&place, &["--durability", "commit"]);
         let load = Load::start(&server, &rooms, 2, run);
         load.wait_for(20);
         sleep(Duration::from_millis(random.random_range(0..300)));
@@ -33,7 +33,7 @@ fn what_was_broadcast_survives_every_crash_of_the_server() {
     let shown: usize = accounts.iter().map(|account| account.heard.len()).sum();
     println!("{shown} messages shown before ten crashes");
     // The table serves on.
-    let server = Server::start(&place, &[]);
+    let server = Server::start(&place, &["--durability", "commit"]);
     let load = Load::start(&server, &rooms, 2, 10);
     load.wait_for(20);
     accounts.extend(load.settle());

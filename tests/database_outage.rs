@@ -70,7 +70,7 @@ fn lines(log: &str, words: &str) -> usize {
 fn what_was_broadcast_survives_every_crash_of_postgres() {
     let Some(mut outage) = Outage::new("kill -9 of Postgres under load", 3, 4) else { return };
     let mut random = random();
-    let server = Server::start(&outage.place, &["--save-timeout-seconds", "2"]);
+    let server = Server::start(&outage.place, &["--durability", "commit", "--save-timeout-seconds", "2"]);
     let load = Load::start(&server, &outage.rooms, 2, 0);
     for _ in 0..4 {
         load.wait_for(50);
@@ -94,7 +94,16 @@ fn what_was_broadcast_survives_every_crash_of_postgres() {
 #[test]
 fn senders_are_told_within_the_save_timeout_and_all_goes_on_afterwards() {
     let Some(mut outage) = Outage::new("an outage longer than the save timeout", 1, 4) else { return };
-    let settings = ["--save-timeout-seconds", "1", "--auth-timeout-seconds", "2", "--auth-cache-seconds", "60"];
+    let settings = [
+        "--durability",
+        "commit",
+        "--save-timeout-seconds",
+        "1",
+        "--auth-timeout-seconds",
+        "2",
+        "--auth-cache-seconds",
+        "60",
+    ];
     let server = Server::start(&outage.place, &settings);
     let (room, users) = (outage.rooms[0].room, outage.rooms[0].users.clone());
     let (mut talks, mut listens) = (outage.join(&server, 0), outage.join(&server, 1));
@@ -142,7 +151,8 @@ fn history(server: &Server, outage: &Outage, user: usize) -> String {
     Raw::answer(server.address, request)
 }
 
-const STOPPING: [&str; 6] = ["--drain-seconds", "1", "--save-timeout-seconds", "2", "--close-timeout-seconds", "1"];
+const STOPPING: [&str; 8] =
+    ["--durability", "commit", "--drain-seconds", "1", "--save-timeout-seconds", "2", "--close-timeout-seconds", "1"];
 
 /// Drain, save timeout and close timeout of [`STOPPING`], and the slack.
 fn time_to_stop() -> Duration {

@@ -22,7 +22,7 @@ const SMALL_DISK: &str = "trap '' XFSZ; ulimit -S -f 1024";
 fn a_full_disk_costs_no_message_that_anyone_was_shown() {
     let mut place = Place::sqlite();
     let rooms = place.seed(2, 3);
-    let server = Server::start_after(SMALL_DISK, &place, &["--save-timeout-seconds", "1"]);
+    let server = Server::start_after(SMALL_DISK, &place, &["--durability", "commit", "--save-timeout-seconds", "1"]);
     let load = Load::start(&server, &rooms, 2, 0);
     load.wait_for(10);
     load.wait_for_refusals(20);

@@ -81,8 +81,8 @@ fn count(clients: &[(Met, Raw)], what: Met) -> usize {
 #[test]
 fn a_low_limit_of_open_files_bounds_the_connections_and_nothing_else() {
     let mut place = Place::sqlite();
-    // 64 for the server itself and 8 a shard: 20 are left.
-    let crowd = Crowd::new(&mut place, "ulimit -n 100");
+    // 64 for the server itself and 16 a shard: 20 are left.
+    let crowd = Crowd::new(&mut place, "ulimit -n 116");
     let clients = crowd.meet(70);
     let joined = count(&clients, Met::Joined);
     assert!((10..=20).contains(&joined), "{joined} joined");

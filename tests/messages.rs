@@ -33,7 +33,8 @@ impl Scene {
     fn new(mut place: Place, flags: &[&str]) -> Scene {
         let [alice, bob, mallory] = place.people(["alice", "bob \"the\" \\ Bär", "mallory"]);
         let room = place.room([&alice, &bob]);
-        Scene { server: Server::start(&place, flags), room, alice, bob, mallory, place }
+        let flags = [&["--durability", "commit"], flags].concat();
+        Scene { server: Server::start(&place, &flags), room, alice, bob, mallory, place }
     }
 
     fn everywhere(what: &str, flags: &[&str]) -> impl Iterator<Item = Scene> {

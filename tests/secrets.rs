@@ -32,7 +32,7 @@ const UNKNOWN: &str = "no-such-token-at-all";
 
 fn check(mut place: Place) {
     let room = place.seed(1, 4).remove(0);
-    let server = Server::start(&place, &["--log", "trace"]);
+    let server = Server::start(&place, &["--durability", "commit", "--log", "trace"]);
     let tokens: Vec<&str> = room.users.iter().map(|user| user.token.as_str()).collect();
     let path = format!("/ws/chat/{}/", room.room);
     let mut members = members(&server, &path, &tokens);

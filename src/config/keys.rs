@@ -10,8 +10,9 @@ use super::Typed;
 use crate::{
     failure::Failure,
     limits::{
-        COMMIT_ROWS_MAX, CONNECTIONS_MAX, LAG_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN, SHARDS_MAX,
-        WAIT_SECONDS_MAX, WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ROWS_MAX,
+        COMMIT_ROWS_MAX, CONNECTIONS_MAX, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, JOURNAL_SEGMENT_BYTES_MAX,
+        JOURNAL_SEGMENT_BYTES_MIN, LAG_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN, SHARDS_MAX, WAIT_SECONDS_MAX,
+        WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ROWS_MAX,
     },
     store::Database,
 };
@@ -70,6 +71,22 @@ pub enum Scope {
 pub enum Durability {
     /// The database transaction that holds it has committed.
     Commit,
+    /// The journal that holds it has reached the disk.
+    Sync,
+    /// The journal that holds it was written, and survives the process.
+    Journal,
+    /// Nothing.
+    None,
+}
+
+impl Durability {
+    /// Every one, by its name, from the safest on.
+    pub const ALL: &[(&str, Durability)] = &[
+        ("commit", Durability::Commit),
+        ("sync", Durability::Sync),
+        ("journal", Durability::Journal),
+        ("none", Durability::None),
+    ];
 }
 
 macro_rules! keys {
@@ -110,8 +127,13 @@ keys! {
             "Directory of what ringroom keeps itself, such as the embedded database.";
         "shards": Count(0, SHARDS_MAX as u64), "0", Server => shards: usize,
             "Threads that serve connections, each pinned to a CPU; 0 is one for each CPU the process may use.";
-        "durability": Kind::Durability, "commit", Server => durability: Durability,
-            "What must hold before a message is broadcast: `commit`, its database transaction has committed.";
+        "durability": Kind::Durability, "sync", Server => durability: Durability,
+            "What must hold before a message is broadcast: `commit`, its database transaction; `sync`, its journal has reached \
+             the disk; `journal`, it is written to the journal; `none`, nothing.";
+        "journal_segment_bytes": Count(JOURNAL_SEGMENT_BYTES_MIN, JOURNAL_SEGMENT_BYTES_MAX), "16777216", Server => journal_segment_bytes: u32,
+            "Bytes of a journal file; smaller where `journal_bytes_max` would not leave each shard four of them.";
+        "journal_bytes_max": Count(JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX), "1073741824", Server => journal_bytes_max: u64,
+            "Bytes on disk that all journals may take while the database is away; then senders get an error.";
         "origins": Kind::Origins, "", Server => origins: Vec<String>,
             "Values of the Origin header that browsers may connect with, such as `https://chat.example`; none is any.";
         "connections_max": Count(1, CONNECTIONS_MAX), "1000000", Server => connections_max: usize,
@@ -151,11 +173,11 @@ keys! {
         "commit_delay_ms": Milliseconds(0, 60_000), "0", Server => commit_delay: Duration,
             "How long the writer waits for more messages before it commits; 0 commits what has come in meanwhile.";
         "save_timeout_seconds": Seconds(1, WAIT_SECONDS_MAX), "10", Server => save_timeout: Duration,
-            "How long a message may wait for a database that is away before its sender gets an error.";
+            "How long a message that is not broadcast may wait for a database that is away before its sender gets an error.";
         "writer_queue_rows": Count(1, WRITER_QUEUE_ROWS_MAX), "65536", Server => writer_queue_rows: usize,
-            "Messages that may wait for the writer; a sender beyond gets an error.";
+            "Messages that may wait in memory to be journalled or saved; a sender beyond gets an error.";
         "writer_queue_bytes": Count(MESSAGE_BYTES_MIN, WRITER_QUEUE_BYTES_MAX), "134217728", Server => writer_queue_bytes: usize,
-            "Bytes of the messages that may wait for the writer, as they will be broadcast; a sender beyond gets an error.";
+            "Bytes of the messages that may wait in memory, as they will be broadcast; a sender beyond gets an error.";
         "log": Kind::LogFilter, "info", All => log: String,
             "Log lines to write to standard error: `error`, `warn`, `info`, `debug`, `trace`, or by module, such as \
              `warn,ringroom::writer=debug`.";
@@ -197,7 +219,7 @@ impl Kind {
             Count(least, most) => format!("a whole number from {least} to {most}"),
             Seconds(least, most) => format!("a whole number of seconds from {least} to {most}"),
             Milliseconds(least, most) => format!("a whole number of milliseconds from {least} to {most}"),
-            Kind::Durability => "\"commit\", the only durability there is at present".into(),
+            Kind::Durability => "commit, sync, journal or none".into(),
             Kind::Origins => "origins as browsers send them, such as https://chat.example or http://localhost:3000, \
                               in lower case and without a path"
                 .into(),
@@ -256,6 +278,12 @@ impl Field for usize {
     }
 }
 
+impl Field for u64 {
+    fn from_text(text: &str, kind: Kind) -> Option<Self> {
+        kind.number(text)
+    }
+}
+
 impl Field for u32 {
     fn from_text(text: &str, kind: Kind) -> Option<Self> {
         kind.number(text).and_then(|number| number.try_into().ok())
@@ -271,7 +299,7 @@ impl Field for Duration {
 
 impl Field for Durability {
     fn from_text(text: &str, _: Kind) -> Option<Self> {
-        (text == "commit").then_some(Durability::Commit)
+        Durability::ALL.iter().find(|(name, _)| *name == text).map(|(_, durability)| *durability)
     }
 }
 

@@ -38,6 +38,16 @@ const END_MARK: [u8; ALIGNMENT] = [0; ALIGNMENT];
 /// the writer still reads, and one to spare.
 pub const SEGMENTS_MIN: u32 = 4;
 
+/// The least size of a segment for records of this length: it must hold some of them, and what cannot be filled.
+pub const fn segment_bytes_min(record_bytes_max: usize) -> usize {
+    HEADER_BYTES + 2 * (CHUNK_BYTES + record_bytes_max)
+}
+
+/// Where a journal begins whose first segment has this number.
+pub const fn start(first_number: u32) -> Position {
+    Position { segment: first_number, offset: HEADER_BYTES as u32 }
+}
+
 /// How a shard's journal is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -171,9 +181,7 @@ enum Spare {
 impl Appender {
     /// A journal whose first segment will be `first_number`, at least 1, and whose first record `first_sequence`.
     pub fn new(rules: Rules, progress: Arc<Progress>, first_number: u32, first_sequence: u64) -> Appender {
-        let start = Position { segment: first_number, offset: HEADER_BYTES as u32 };
-        progress.set_held(start);
-        progress.set_saved(start);
+        progress.begin(start(first_number));
         // As if the segment before the first were full.
         let full = rules.segment_bytes;
         let segment = Segment { number: first_number - 1, end: full, held: 0, previous_end: 0, has_failed: false };
@@ -201,7 +209,9 @@ impl Appender {
 
     /// Whether a record of `len` bytes can be taken. What is taken may still be refused, when the disk fails.
     pub fn has_room(&self, len: usize) -> bool {
-        !self.is_broken && self.queue_bytes + self.open.len() + len <= self.free_bytes()
+        !self.is_broken
+            && len <= self.rules.record_bytes_max
+            && self.queue_bytes + self.open.len() + len <= self.free_bytes()
     }
 
     /// Takes a record; says which sequence it got.
@@ -230,6 +240,16 @@ impl Appender {
     /// What became of records since this was asked last. Those that are held come in their order.
     pub fn outcomes(&mut self) -> impl Iterator<Item = Outcome> {
         self.outcomes.drain(..)
+    }
+
+    /// Whether [`Appender::outcomes`] has something to say.
+    pub fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
+    /// Up to where the journal is held.
+    pub fn held(&self) -> Position {
+        self.progress.held()
     }
 
     /// Nothing is under way, and nothing waits.
@@ -482,7 +502,7 @@ mod tests {
     use super::*;
     use crate::{
         identity::UserId,
-        journal::scan::{Found, scan},
+        journal::scan::{Found, Scan},
         store::Row,
     };
 
@@ -571,7 +591,7 @@ mod tests {
             let mut all = HashMap::new();
             for (number, header) in &headers {
                 let end = headers.get(&(number + 1)).map(|next| next.previous_end);
-                for found in scan(&self.files[number].bytes, header.first_sequence, end) {
+                for found in Scan::new(&self.files[number].bytes, header.first_sequence, end) {
                     if let Found::Record { sequence, record, .. } = found {
                         all.insert(sequence, record.row.content.to_owned());
                     }
@@ -617,7 +637,7 @@ mod tests {
 
         fn append(&mut self) {
             let text = format!("{}", self.random.next_u64()).repeat(self.random.random_range(1..40));
-            if self.appender.has_room(record::encoded_len(&record(&text))) {
+            if self.appender.has_room(record::encoded_len(3, text.len())) {
                 let sequence = self.appender.append(&record(&text));
                 assert!(self.appended.insert(sequence, text).is_none());
             }

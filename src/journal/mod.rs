@@ -22,11 +22,19 @@ pub mod recovery;
 pub mod scan;
 pub mod segment;
 pub mod survey;
+pub mod tail;
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+/// The segments that earlier runs left, as long as the database lacks some of them. Whoever has saved one takes it out of the
+/// list, and then removes its file.
+pub type Leftovers = Arc<Mutex<Vec<recovery::Old>>>;
 
 /// A place in a shard's journal: a segment, and an offset into its file. Places sort in the order of writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +59,12 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Nothing is held, and nothing is saved; the first record will be at `position`.
+    pub fn begin(&self, position: Position) {
+        self.set_held(position);
+        self.set_saved(position);
+    }
+
     /// Up to here everything may be broadcast, and read from the files. Set by the shard.
     pub fn held(&self) -> Position {
         unpack(self.held.load(Ordering::Acquire))

@@ -11,7 +11,7 @@ use std::{
     process,
 };
 
-use super::error::JournalError;
+use super::{Progress, error::JournalError, segment::parse_file_name};
 
 const LOCK: &str = "lock";
 
@@ -51,6 +51,23 @@ impl Place {
         let named = lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id()));
         named.map_err(JournalError::io("write", &path))?;
         Ok(Place { directory, lock })
+    }
+
+    /// Removes the segments of `shard` from `first` on that are saved as a whole, and those that were only made ready.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a file not removed.
+    pub fn sweep(&self, shard: u32, first: u32, progress: &Progress) -> Result<(), JournalError> {
+        let (saved, held) = (progress.saved(), progress.held());
+        let is_needed = |number: u32| saved < held && (saved.segment..=held.segment).contains(&number);
+        for entry in fs::read_dir(&self.directory).map_err(JournalError::io("read", &self.directory))? {
+            let entry = entry.map_err(JournalError::io("read", &self.directory))?;
+            let Some((of, number)) = entry.file_name().to_str().and_then(parse_file_name) else { continue };
+            if of == shard && number >= first && !is_needed(number) {
+                fs::remove_file(entry.path()).map_err(JournalError::io("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The directory: `journal` in the data directory.

@@ -54,18 +54,17 @@ pub enum Decoded<'a> {
     Bad,
 }
 
-/// How many bytes [`encode`] writes for a record.
-pub fn encoded_len(record: &Record<'_>) -> usize {
-    let body = FIXED_BYTES + record.sender_username.len() + record.row.content.len();
-    (HEAD_BYTES + body).next_multiple_of(ALIGNMENT)
+/// How many bytes [`encode`] writes for a record with texts of these lengths.
+pub const fn encoded_len(name_len: usize, content_len: usize) -> usize {
+    (HEAD_BYTES + FIXED_BYTES + name_len + content_len).next_multiple_of(ALIGNMENT)
 }
 
 /// Appends a record.
 pub fn encode(out: &mut BytesMut, sequence: u64, record: &Record<'_>) {
     let Record { row, sender_username } = record;
     let body_len = FIXED_BYTES + sender_username.len() + row.content.len();
-    let start = out.len();
-    out.reserve(encoded_len(record));
+    let (start, len) = (out.len(), encoded_len(sender_username.len(), row.content.len()));
+    out.reserve(len);
     out.put_u32_le(body_len as u32);
     out.put_u32_le(0);
     out.put_u64_le(sequence);
@@ -80,25 +79,24 @@ pub fn encode(out: &mut BytesMut, sequence: u64, record: &Record<'_>) {
     out.put_slice(row.content.as_bytes());
     let checksum = checksum(&out[start..]);
     out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
-    out.put_bytes(0, start + encoded_len(record) - out.len());
+    out.put_bytes(0, start + len - out.len());
 }
 
 /// What `bytes` begin with.
 pub fn decode(bytes: &[u8]) -> Decoded<'_> {
-    let Some((head, rest)) = bytes.split_at_checked(HEAD_BYTES) else {
+    let Some(head) = bytes.get(..HEAD_BYTES) else {
         return if bytes.iter().all(|byte| *byte == 0) { Decoded::End } else { Decoded::Bad };
     };
     let body_len = u32_at(head, 0) as usize;
     if body_len == 0 {
         return Decoded::End;
     }
+    // A file may be cut between a record and the zeros that fill it up; nothing is missing then.
+    let len = (HEAD_BYTES + body_len).next_multiple_of(ALIGNMENT).min(bytes.len());
     let whole = &bytes[..(HEAD_BYTES + body_len).min(bytes.len())];
-    let record = (rest.len() >= body_len && u32_at(head, 4) == checksum(whole)).then(|| body(&whole[HEAD_BYTES..]));
-    match record.flatten() {
-        Some(record) => {
-            let len = (HEAD_BYTES + body_len).next_multiple_of(ALIGNMENT).min(bytes.len());
-            Decoded::Record { sequence: u64_at(head, 8), record, len }
-        }
+    let is_whole = bytes.len() >= HEAD_BYTES + body_len && u32_at(head, 4) == checksum(whole);
+    match is_whole.then(|| body(&whole[HEAD_BYTES..])).flatten() {
+        Some(record) => Decoded::Record { sequence: u64_at(head, 8), record, len },
         None => Decoded::Bad,
     }
 }
@@ -202,7 +200,7 @@ mod tests {
         for len in 0..40 {
             let text = "x".repeat(len);
             let bytes = encoded(&text);
-            assert_eq!(bytes.len(), encoded_len(&record(&text)));
+            assert_eq!(bytes.len(), encoded_len(record("").sender_username.len(), len));
             assert!(bytes.len().is_multiple_of(ALIGNMENT));
             let whole = Decoded::Record { sequence: 7, record: record(&text), len: bytes.len() };
             assert_eq!(decode(&bytes), whole);

@@ -156,6 +156,21 @@ impl Recovered {
     }
 }
 
+/// Keeps bytes that this run wrote and cannot read again, and tells the operator.
+///
+/// # Errors
+/// When the copy cannot be written.
+pub fn keep_bytes_aside(place: &Place, file: &Path, offset: u32, bytes: &[u8]) -> Result<(), JournalError> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let copy = copy(&place.directory().join("damaged"), &format!("{name}-{offset}"), bytes)?;
+    error!(
+        file = %file.display(), offset, bytes = bytes.len(), copy = %copy.display(),
+        "the journal does not read back as it was written: the messages there are not saved, all others are. Keep the copy, \
+         and look at the disk (dmesg, smartctl)"
+    );
+    Ok(())
+}
+
 /// Copies damaged bytes to a file of their own, and tells the operator.
 fn keep_aside(place: &Place, segment: &Segment, range: &Range<u32>, bytes: &[u8]) -> Result<Damage, JournalError> {
     let len = bytes.len();

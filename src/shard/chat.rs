@@ -1,25 +1,29 @@
 //! The chat itself: what a shard does with upgrades, messages and answers.
 //!
-//! In: requests, messages and the letters of [`Mail`]. Out: questions to the control thread, a turn of messages to the writer,
-//! and each room's log to its members. Runs on the shard's thread; reads no socket and no database.
+//! In: requests, messages and the letters of [`Mail`]. Out: questions to the control thread, a turn's messages to the journal
+//! or the writer, and each room's log to its members. Runs on the shard's thread; reads no socket and no database.
 //!
 //! A message's way: parsed in place, checked, stamped, encoded once into its room's open batch, and recorded in the
-//! turn. At the end of the turn the batches are sealed and the turn goes to the writer. When the writer says that it is
-//! saved, the batches enter their rooms' logs, and every member that is not sending already gets one send.
+//! turn. At the end of the turn the batches are sealed and the records go where they are to be kept ([`Keep`]). As soon as what
+//! `durability` asks for holds, the batches enter their rooms' logs, and every member that is not sending already gets one
+//! send.
 
 use std::{
     collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
+use tokio::sync::oneshot;
 
 use super::{
     Mailed, Message, Service,
     conn::{ConnId, Conns},
+    journal::Journal,
     mailbox::{Postbox, Undelivered},
     room::{After, Batch, Cursor, Log, Room},
 };
@@ -28,12 +32,16 @@ use crate::{
     close::Close,
     http::HandedOver,
     identity::{RoomId, Token, User, UserId},
+    journal::{
+        appender::Outcome,
+        record::{Record, encoded_len},
+    },
     metrics::Counters,
     protocol::{ChatRequest, Envelope, InputError, Parser, connect, output},
     stamp::Stamper,
-    store::Micros,
+    store::{Micros, Row},
     topology::Topology,
-    writer::{Record, Settled, Turn, Why},
+    writer::{Filling, Settled, Turn, Why},
     ws::{
         frame::Limits,
         handshake::{self, Refusal, Request},
@@ -50,6 +58,10 @@ pub enum Mail {
     Receiver(ConnId, UserId, Option<bool>),
     /// The writer's answer to a turn.
     Settled(Settled),
+    /// The database refused a message of this sender in this room, which had been broadcast.
+    Refused(RoomId, UserId),
+    /// What was broadcast and only memory has yet: the records of the turns that the writer has not settled.
+    Unsaved(oneshot::Sender<Vec<Bytes>>),
     /// Close everything over this time, and end.
     Drain(Duration),
 }
@@ -120,14 +132,25 @@ pub struct Rules {
     pub message_burst: u32,
     /// Rejected messages in a row before the connection is closed.
     pub errors_max: u32,
-    /// Messages of this shard that may wait for the writer.
+    /// Messages of this shard that may wait in memory to be saved or journalled.
     pub unsettled_max: usize,
-    /// Bytes of their frames. The texts that go with them to the writer take as much once more.
+    /// Bytes of their frames. Their records take as much once more.
     pub unsettled_bytes_max: usize,
     /// Origins that may connect; none listed is any.
     pub origins: Vec<String>,
-    /// For how long a receiver that was found to be a member is taken for one.
-    pub receiver_cache: Duration,
+    /// For how long a receiver that was found to be a member is taken for one, and a sender whom the database refused is
+    /// refused by the shard.
+    pub lookup_cache: Duration,
+}
+
+/// Where a shard's messages are kept before they are in the database.
+pub enum Keep {
+    /// Nowhere: the turn goes to the writer and is broadcast when that has saved it (`durability = "commit"`).
+    Writer,
+    /// Nowhere: the turn is broadcast at once, and goes to the writer (`none`).
+    Memory,
+    /// In the shard's journal, which says when it is held and may be broadcast (`sync`, `journal`).
+    Journal(Journal),
 }
 
 /// Where a shard's letters go.
@@ -163,10 +186,21 @@ struct Origin {
     frame_len: u32,
 }
 
-/// A turn that the writer has and has not settled.
+/// A turn that is being filled, or that is over and not settled.
+#[derive(Default)]
 struct Unsettled {
     origins: Vec<Origin>,
     rooms: Vec<u32>,
+    /// The journal's number of its first message.
+    first_sequence: u64,
+    /// Messages whose outcome is known, and which of them failed.
+    known: usize,
+    unsaved: Vec<(u32, Why)>,
+    /// It was broadcast before it is saved, and its records are nowhere else.
+    is_broadcast: bool,
+    records: Bytes,
+    /// It waits only for older turns to be settled.
+    is_settled: bool,
 }
 
 /// The chat on one shard.
@@ -174,7 +208,7 @@ pub struct Chat {
     shard: usize,
     topology: Arc<Topology>,
     rules: Rules,
-    posts: Posts,
+    posts: Rc<Posts>,
     counters: Arc<Counters>,
     parser: Parser,
     stamper: Stamper,
@@ -182,15 +216,18 @@ pub struct Chat {
     by_id: HashMap<RoomId, u32>,
     /// Receivers that were found to be members of a room, and until when that counts.
     receivers: HashMap<(RoomId, UserId), Instant>,
-    /// The present turn: its records for the writer, their origins, and the rooms with an open batch.
-    turn: Turn,
+    /// Senders whom the database refused in a room, and until when that counts.
+    refused: HashMap<(RoomId, UserId), Instant>,
+    keep: Keep,
+    /// The present turn.
     now: Option<Micros>,
     present: Unsettled,
-    /// Turns with the writer; the first one's number, then one after the other. `None`: settled before an older one.
-    unsettled: VecDeque<Option<Unsettled>>,
+    filling: Filling,
+    /// Turns that are not settled, by their numbers: the first one's, then one after the other.
+    unsettled: VecDeque<Unsettled>,
     unsettled_first: u64,
     unsettled_messages: usize,
-    /// Of the frames of the turns with the writer and of the present one.
+    /// Of their frames and those of the present turn.
     unsettled_bytes: usize,
     /// Rooms whose log grew in this turn.
     grown: Vec<u32>,
@@ -198,12 +235,19 @@ pub struct Chat {
     left: Vec<u32>,
 }
 
-/// Receivers remembered by a shard before it forgets them all.
-const RECEIVERS_MAX: usize = 65_536;
+/// Receivers remembered by a shard before it forgets them all, and senders that were refused.
+const LOOKUPS_MAX: usize = 65_536;
 
 impl Chat {
     /// The chat of shard `shard`, with no rooms yet.
-    pub fn new(shard: usize, topology: Arc<Topology>, rules: Rules, posts: Posts, counters: Arc<Counters>) -> Chat {
+    pub fn new(
+        shard: usize,
+        topology: Arc<Topology>,
+        rules: Rules,
+        posts: Rc<Posts>,
+        keep: Keep,
+        counters: Arc<Counters>,
+    ) -> Chat {
         Chat {
             shard,
             topology,
@@ -215,9 +259,11 @@ impl Chat {
             rooms: Slab::new(),
             by_id: HashMap::new(),
             receivers: HashMap::new(),
-            turn: Turn::new(shard, 0),
+            refused: HashMap::new(),
+            keep,
             now: None,
-            present: Unsettled { origins: Vec::new(), rooms: Vec::new() },
+            present: Unsettled::default(),
+            filling: Filling::default(),
             unsettled: VecDeque::new(),
             unsettled_first: 0,
             unsettled_messages: 0,
@@ -309,6 +355,10 @@ impl Chat {
             Ok(_) if !within_rate(&mut member.allowed_at, &self.rules, now) => {
                 self.reject(conns, id, InputError::RateLimited)
             }
+            Ok(_) if self.is_refused(member) => {
+                self.reject(conns, id, InputError::NotSaved);
+                self.strike(conns, id);
+            }
             Ok(chat) => match chat.receiver {
                 // A number names somebody only where user ids are numbers.
                 Some(UserId::Int(_)) if matches!(member.user.id, UserId::Uuid(_)) => {
@@ -320,6 +370,13 @@ impl Chat {
                 receiver => self.append(conns, id, &chat.message, receiver),
             },
         }
+    }
+
+    /// The database took nothing from this member lately: its room or its account is gone. Not to be sent on and on to the
+    /// dead letters, what it says now is refused at once.
+    fn is_refused(&self, member: &Member) -> bool {
+        let key = || (self.rooms[member.room as usize].id, member.user.id);
+        !self.refused.is_empty() && self.refused.get(&key()).is_some_and(|until| Instant::now() < *until)
     }
 
     fn knows(&self, member: &Member, receiver: UserId) -> bool {
@@ -348,10 +405,10 @@ impl Chat {
             None => self.reject(conns, id, InputError::NotSaved),
             Some(false) => self.reject(conns, id, InputError::ReceiverNotMember),
             Some(true) => {
-                if self.receivers.len() >= RECEIVERS_MAX {
+                if self.receivers.len() >= LOOKUPS_MAX {
                     self.receivers.clear();
                 }
-                self.receivers.insert((room, receiver), Instant::now() + self.rules.receiver_cache);
+                self.receivers.insert((room, receiver), Instant::now() + self.rules.lookup_cache);
                 self.append(conns, id, &waiting.0, Some(receiver));
             }
         }
@@ -360,13 +417,11 @@ impl Chat {
 
     /// Stamps a message, encodes it into its room's batch and records it in the turn.
     fn append(&mut self, conns: &mut Conns<Member>, id: ConnId, message: &str, receiver: Option<UserId>) {
-        if self.unsettled_messages + self.present.origins.len() >= self.rules.unsettled_max
-            || self.unsettled_bytes >= self.rules.unsettled_bytes_max
-        {
-            return self.reject(conns, id, InputError::NotSaved);
-        }
         let now = self.now();
         let Some(member) = conns.peer(id) else { return };
+        if !self.has_room(&member.user, message) {
+            return self.reject(conns, id, InputError::NotSaved);
+        }
         let (message_id, timestamp) = self.stamper.stamp(now);
         let room = &mut self.rooms[member.room as usize];
         if room.open_is_empty() {
@@ -375,12 +430,32 @@ impl Chat {
         let User { id: sender, username: sender_username } = &*member.user;
         let envelope = Envelope { message, sender: *sender, sender_username, id: message_id, timestamp, receiver };
         let frame_len = room.append(|frames| output::chat_message(frames, &envelope));
+        let row = Row { id: message_id, room: room.id, sender: *sender, receiver, timestamp, content: message };
+        let record = Record { row, sender_username };
+        match &self.keep {
+            Keep::Writer | Keep::Memory => self.filling.push(&record),
+            Keep::Journal(journal) => {
+                let sequence = journal.append(&record);
+                if self.present.origins.is_empty() {
+                    self.present.first_sequence = sequence;
+                }
+            }
+        }
         self.unsettled_bytes += frame_len as usize;
         self.present.origins.push(Origin { conn: id, room: member.room, frame_len });
-        let record = Record { id: message_id, room: room.id, sender: member.user.id, receiver, timestamp };
-        self.turn.push(record, message);
         member.unsettled += 1;
         self.counters.messages.up();
+    }
+
+    /// Whether a message can be kept until it is saved.
+    fn has_room(&self, sender: &User, message: &str) -> bool {
+        let is_within_bounds = self.unsettled_messages + self.present.origins.len() < self.rules.unsettled_max
+            && self.unsettled_bytes < self.rules.unsettled_bytes_max;
+        is_within_bounds
+            && match &self.keep {
+                Keep::Writer | Keep::Memory => true,
+                Keep::Journal(journal) => journal.has_room(encoded_len(sender.username.len(), message.len())),
+            }
     }
 
     /// The wall clock, read once a turn.
@@ -389,6 +464,17 @@ impl Chat {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             since.as_micros() as Micros
         })
+    }
+
+    fn refuse(&mut self, room: RoomId, sender: UserId) {
+        if self.refused.len() >= LOOKUPS_MAX {
+            self.refused.clear();
+        }
+        self.refused.insert((room, sender), Instant::now() + self.rules.lookup_cache);
+    }
+
+    fn unsaved(&self) -> Vec<Bytes> {
+        self.unsettled.iter().map(|turn| turn.records.clone()).filter(|records| !records.is_empty()).collect()
     }
 
     fn reject(&mut self, conns: &mut Conns<Member>, id: ConnId, error: InputError) {
@@ -409,7 +495,7 @@ impl Chat {
         }
     }
 
-    // ---- To the writer, and back ------------------------------------------------------------------------------------
+    // ---- Kept, then broadcast ---------------------------------------------------------------------------------------
 
     /// Seals every open batch and passes the turn on.
     fn seal_turn(&mut self, conns: &mut Conns<Member>) {
@@ -417,44 +503,95 @@ impl Chat {
         if self.present.origins.is_empty() {
             return;
         }
-        let number = self.turn.number;
-        let turn = std::mem::replace(&mut self.turn, Turn::new(self.shard, number + 1));
-        let present = Unsettled {
+        let number = self.unsettled_first + self.unsettled.len() as u64;
+        let next = Unsettled {
             origins: Vec::with_capacity(self.present.origins.len()),
             rooms: Vec::with_capacity(self.present.rooms.len()),
+            ..Unsettled::default()
         };
-        let present = std::mem::replace(&mut self.present, present);
+        let present = std::mem::replace(&mut self.present, next);
         for room in &present.rooms {
             self.rooms[*room as usize].seal(number);
         }
         self.unsettled_messages += present.origins.len();
-        self.unsettled.push_back(Some(present));
-        if let Err(Undelivered(turn)) = self.posts.writer.post(Box::new(turn)) {
-            self.counters.mailbox_full.up();
-            let unsaved = (0..turn.records.len() as u32).map(|message| (message, Why::GivenUp)).collect();
-            self.settle(conns, Settled { turn: number, unsaved });
+        self.unsettled.push_back(present);
+        match &self.keep {
+            Keep::Journal(journal) => journal.end_turn(),
+            Keep::Writer | Keep::Memory => self.post_turn(conns, number),
         }
     }
 
-    /// The writer is done with a turn: what it saved enters the logs, and whoever sent the rest is told.
+    /// Hands the newest turn to the writer.
+    fn post_turn(&mut self, conns: &mut Conns<Member>, number: u64) {
+        let turn = self.filling.end(self.shard, number);
+        let records = turn.records.clone();
+        if let Err(Undelivered(turn)) = self.posts.writer.post(Box::new(turn)) {
+            self.counters.mailbox_full.up();
+            let unsaved = (0..turn.count as u32).map(|message| (message, Why::GivenUp)).collect();
+            self.settle(conns, Settled { turn: number, unsaved });
+        } else if matches!(self.keep, Keep::Memory)
+            && let Some(mut turn) = self.unsettled.pop_back()
+        {
+            self.broadcast(conns, number, &turn);
+            // For the members that was all; to memory's bounds and the room's history it counts until it is saved.
+            (turn.records, turn.is_broadcast) = (records, true);
+            self.unsettled.push_back(turn);
+        }
+    }
+
+    /// What became of messages in the journal. Turns whose messages are all known are settled.
+    fn settle_journalled(&mut self, conns: &mut Conns<Member>) {
+        let Keep::Journal(journal) = &self.keep else { return };
+        for Outcome { sequences, is_held } in journal.outcomes() {
+            let (mut sequence, last) = sequences.into_inner();
+            while sequence <= last {
+                let place = self.unsettled.partition_point(|turn| turn.first_sequence <= sequence) - 1;
+                let turn = &mut self.unsettled[place];
+                let first = sequence - turn.first_sequence;
+                let end = (last + 1 - turn.first_sequence).min(turn.origins.len() as u64);
+                turn.known += (end - first) as usize;
+                if !is_held {
+                    turn.unsaved.extend((first..end).map(|message| (message as u32, Why::GivenUp)));
+                }
+                sequence = turn.first_sequence + end;
+                if turn.known == turn.origins.len() {
+                    let unsaved = std::mem::take(&mut turn.unsaved);
+                    self.settle(conns, Settled { turn: self.unsettled_first + place as u64, unsaved });
+                }
+            }
+        }
+    }
+
+    /// A turn is done with: what is kept enters the logs, and whoever sent the rest is told.
     fn settle(&mut self, conns: &mut Conns<Member>, settled: Settled) {
         let Some(place) = settled.turn.checked_sub(self.unsettled_first) else { return };
-        let Some(turn) = self.unsettled.get_mut(place as usize).and_then(Option::take) else { return };
-        while let Some(None) = self.unsettled.front() {
+        let Some(turn) = self.unsettled.get_mut(place as usize).filter(|turn| !turn.is_settled) else { return };
+        turn.is_settled = true;
+        let first_sequence = turn.first_sequence;
+        let mut turn = std::mem::replace(turn, Unsettled { first_sequence, is_settled: true, ..Unsettled::default() });
+        turn.unsaved = settled.unsaved;
+        while self.unsettled.front().is_some_and(|turn| turn.is_settled) {
             self.unsettled.pop_front();
             self.unsettled_first += 1;
         }
         self.unsettled_messages -= turn.origins.len();
+        self.unsettled_bytes -= turn.origins.iter().map(|origin| origin.frame_len as usize).sum::<usize>();
+        if !turn.is_broadcast {
+            self.broadcast(conns, settled.turn, &turn);
+        }
+    }
+
+    /// A turn's batches, less what could not be kept, enter their rooms' logs.
+    fn broadcast(&mut self, conns: &mut Conns<Member>, number: u64, turn: &Unsettled) {
         for origin in &turn.origins {
-            self.unsettled_bytes -= origin.frame_len as usize;
             if let Some(member) = conns.peer(origin.conn) {
                 member.unsettled -= 1;
-                if settled.unsaved.is_empty() {
+                if turn.unsaved.is_empty() {
                     member.strikes = 0;
                 }
             }
         }
-        for (message, why) in &settled.unsaved {
+        for (message, why) in &turn.unsaved {
             let conn = turn.origins[*message as usize].conn;
             self.reject(conns, conn, InputError::NotSaved);
             // The server's trouble is not the client's offence; to go on sending to a room that is gone is one.
@@ -463,15 +600,15 @@ impl Chat {
             }
         }
         for room in &turn.rooms {
-            self.release(*room, &turn.origins, &settled);
+            self.release(number, *room, turn);
         }
     }
 
-    fn release(&mut self, index: u32, origins: &[Origin], settled: &Settled) {
+    fn release(&mut self, number: u64, index: u32, turn: &Unsettled) {
         let room = &mut self.rooms[index as usize];
-        let Some(mut batch) = room.release(settled.turn) else { return };
-        if !settled.unsaved.is_empty() {
-            batch = without_unsaved(&batch, index, origins, &settled.unsaved);
+        let Some(mut batch) = room.release(number) else { return };
+        if !turn.unsaved.is_empty() {
+            batch = without_unsaved(&batch, index, &turn.origins, &turn.unsaved);
         }
         if batch.messages > 0 {
             room.broadcast(batch);
@@ -609,6 +746,8 @@ impl Service for Chat {
             Mail::Admitted(admittance, admission) => self.admit(conns, *admittance, admission),
             Mail::Receiver(conn, receiver, is_member) => self.receiver_known(conns, conn, receiver, is_member),
             Mail::Settled(settled) => self.settle(conns, settled),
+            Mail::Refused(room, sender) => self.refuse(room, sender),
+            Mail::Unsaved(reply) => drop(reply.send(self.unsaved())),
             Mail::Drain(lasts) => return Mailed::Drain(lasts),
         }
         Mailed::Done
@@ -644,6 +783,7 @@ impl Service for Chat {
                 self.leave_if_deserted(room);
             }
         }
+        self.settle_journalled(conns);
         self.seal_turn(conns);
         for room in each_once(&mut self.grown) {
             self.fan_out(conns, room);
@@ -654,8 +794,18 @@ impl Service for Chat {
         member.unsettled > 0 || member.waiting.is_some()
     }
 
+    fn tick(&mut self) {
+        if let Keep::Journal(journal) = &self.keep {
+            journal.tick();
+        }
+    }
+
     fn is_idle(&self) -> bool {
-        self.unsettled.is_empty()
+        let journal_is_idle = match &self.keep {
+            Keep::Journal(journal) => journal.is_idle(),
+            Keep::Writer | Keep::Memory => true,
+        };
+        self.unsettled.is_empty() && journal_is_idle
     }
 }
 
@@ -677,7 +827,7 @@ mod tests {
             unsettled_max: 1,
             unsettled_bytes_max: 1,
             origins: Vec::new(),
-            receiver_cache: Duration::ZERO,
+            lookup_cache: Duration::ZERO,
         }
     }
 

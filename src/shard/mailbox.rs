@@ -49,6 +49,11 @@ impl<M> Postbox<M> {
         sent.map_err(|(TrySendError::Full(letter) | TrySendError::Disconnected(letter))| Undelivered(letter))
     }
 
+    /// Wakes the reader without a letter: there is something for it elsewhere.
+    pub fn ring(&self) {
+        self.bell.0.notify_one();
+    }
+
     /// Posts, and waits for room if there is none: only for threads that no shard waits for.
     pub fn post_blocking(&self, letter: M) -> Result<(), Undelivered<M>> {
         let sent = self.sender.send(letter);

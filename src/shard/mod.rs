@@ -13,6 +13,7 @@
 pub mod accept;
 pub mod chat;
 pub mod conn;
+pub mod journal;
 pub mod mailbox;
 pub mod occupancy;
 pub mod ring;
@@ -90,6 +91,9 @@ pub trait Service {
 
     /// The turn's letters and bytes were all looked at.
     fn turn_ends(&mut self, conns: &mut Conns<Self::Peer>);
+
+    /// A quarter of a second has passed.
+    fn tick(&mut self) {}
 
     /// A client of this connection still waits for something that it was promised.
     fn owes(&self, peer: &Self::Peer) -> bool;
@@ -231,7 +235,8 @@ impl<S: Service> Shard<S> {
             }
             self.end_turn();
         }
-        if self.conns.is_empty() && self.acceptor.is_done() { Leftovers::None } else { Leftovers::Operations }
+        let is_done = self.conns.is_empty() && self.acceptor.is_done() && self.service.is_idle();
+        if is_done { Leftovers::None } else { Leftovers::Operations }
     }
 
     /// Waits until anything happened; says if the clock did. Cancel-safe: what it takes, it hands over at once.
@@ -368,6 +373,7 @@ impl<S: Service> Shard<S> {
 
     fn tick(&mut self) {
         self.acceptor.rearm();
+        self.service.tick();
         self.calm.look(self.counters.turns.get());
         self.conns.tick(self.began.elapsed().as_secs() as u32);
         self.drain_some();

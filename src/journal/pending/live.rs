@@ -20,7 +20,7 @@ use crate::{
     identity::RoomId,
     journal::{
         Position, Progress,
-        scan::{Found, scan},
+        scan::{Found, Scan},
         segment::{HEADER_BYTES, Header, file_name},
     },
 };
@@ -114,7 +114,7 @@ impl Live {
         let file = File::open(self.path(segment))?;
         let first_sequence = self.header(&file, segment)?.map_or(next_sequence, |header| header.first_sequence);
         let bytes = bytes_of(&file, start - HEADER_BYTES as u32..until.offset)?;
-        for found in scan(&bytes, first_sequence, end.map(|_| bytes.len() as u32)) {
+        for found in Scan::new(&bytes, first_sequence, end.map(|_| bytes.len() as u32)) {
             if let Found::Record { at, sequence, record } = found {
                 let shift = start - HEADER_BYTES as u32;
                 piece.index.push(record.row.room, at.start + shift..at.end + shift);

@@ -37,8 +37,9 @@ use self::{
     run::{Files, Place, Run, bytes_of},
 };
 use super::{
-    Progress,
+    Leftovers, Progress,
     record::{Decoded, decode},
+    recovery::Old,
 };
 use crate::{
     identity::RoomId,
@@ -54,31 +55,11 @@ const READS_MAX: usize = 2;
 pub struct Pending {
     topology: Arc<Topology>,
     live: Vec<Live>,
-    old: OldSegments,
+    old: Leftovers,
     /// Indexes of old segments, by shard and number.
     old_indexes: Mutex<HashMap<(u32, u32), Arc<Index>>>,
     reads: Arc<Semaphore>,
 }
-
-/// A segment that an earlier run left, as long as the database lacks some of it.
-#[derive(Clone, Debug)]
-pub struct OldSegment {
-    /// Its file, which is not written any more.
-    pub path: PathBuf,
-    /// Whose journal it belongs to.
-    pub shard: u32,
-    /// Its number in that journal.
-    pub number: u32,
-    /// Where its whole records are: nothing else lies in these ranges, and they rise.
-    pub ranges: Vec<Range<u32>>,
-    /// The time of its first message.
-    pub oldest: Micros,
-    /// The time of its last message.
-    pub newest: Micros,
-}
-
-/// What earlier runs left. Whoever replays it takes out of the list what is saved, and then removes the file.
-pub type OldSegments = Arc<Mutex<Vec<OldSegment>>>;
 
 /// Messages of a room that are pending, newest first in both parts, and each up to the limit asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +77,7 @@ impl Pending {
         directory: &Path,
         topology: Arc<Topology>,
         shards: Vec<(Arc<Progress>, u32)>,
-        old: OldSegments,
+        old: Leftovers,
     ) -> Pending {
         let shards = shards.into_iter().zip(0..);
         let live = shards.map(|((progress, first), shard)| Live::new(directory, shard, first, progress)).collect();
@@ -175,14 +156,14 @@ impl Pending {
     }
 
     /// What earlier runs left, the newest first.
-    fn old_segments(&self) -> Vec<OldSegment> {
+    fn old_segments(&self) -> Vec<Old> {
         let mut all = lock(&self.old).clone();
         lock(&self.old_indexes).retain(|key, _| all.iter().any(|old| old.key() == *key));
         all.sort_unstable_by_key(|old| Reverse(old.newest));
         all
     }
 
-    fn old_run<'a>(&'a self, old: &'a OldSegment, room: RoomId) -> io::Result<Run<(&'a OldSegments, &'a OldSegment)>> {
+    fn old_run<'a>(&'a self, old: &'a Old, room: RoomId) -> io::Result<Run<(&'a Leftovers, &'a Old)>> {
         let known = lock(&self.old_indexes).get(&old.key()).cloned();
         let index = match known.map_or_else(|| self.old_index(old), Ok) {
             Err(_) if !old.is_in(&self.old) => Arc::default(),
@@ -192,7 +173,7 @@ impl Pending {
         Ok(Run::new((&self.old, old), room, places))
     }
 
-    fn old_index(&self, old: &OldSegment) -> io::Result<Arc<Index>> {
+    fn old_index(&self, old: &Old) -> io::Result<Arc<Index>> {
         let index = Arc::new(old.index()?);
         lock(&self.old_indexes).insert(old.key(), Arc::clone(&index));
         Ok(index)
@@ -204,12 +185,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl OldSegment {
+impl Old {
     fn key(&self) -> (u32, u32) {
         (self.shard, self.number)
     }
 
-    fn is_in(&self, all: &OldSegments) -> bool {
+    fn is_in(&self, all: &Leftovers) -> bool {
         lock(all).iter().any(|old| old.key() == self.key())
     }
 
@@ -227,7 +208,7 @@ impl OldSegment {
     }
 }
 
-impl Files for (&OldSegments, &OldSegment) {
+impl Files for (&Leftovers, &Old) {
     fn path(&self, _: u32) -> PathBuf {
         self.1.path.clone()
     }

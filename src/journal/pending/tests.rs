@@ -69,7 +69,7 @@ impl Drop for Folder {
 pub(crate) struct Disk {
     folder: Folder,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) old: OldSegments,
+    pub(crate) old: Leftovers,
     at: Position,
     previous_end: u32,
     sequence: u64,
@@ -132,7 +132,7 @@ impl Disk {
         let head = bytes.len() as u32;
         encode(&mut bytes, self.sequence, &record);
         let len = bytes.len() as u32;
-        assert_eq!(len - head, encoded_len(&record) as u32);
+        assert_eq!(len - head, encoded_len(record.sender_username.len(), record.row.content.len()) as u32);
         bytes.extend_from_slice(&[0; 8]);
         self.write_at(self.at, &bytes);
         let place = Position { offset: self.at.offset + head, ..self.at };
@@ -166,7 +166,7 @@ impl Disk {
         let (first, last) = (places.first().unwrap(), places.last().unwrap());
         let ranges = vec![first.0.offset..places[1].0.offset, places[1].0.offset..self.at.offset];
         let (oldest, newest) = (first.2.timestamp, last.2.timestamp);
-        self.old.lock().unwrap().push(OldSegment { path, shard: 3, number, ranges, oldest, newest });
+        self.old.lock().unwrap().push(Old { messages: 1, path, shard: 3, number, ranges, oldest, newest });
         *self = Disk {
             folder: std::mem::replace(&mut self.folder, Folder::new()),
             old: Arc::clone(&self.old),

@@ -1,0 +1,200 @@
+//! Follows the journal of a running shard, for the writer.
+//!
+//! In: the shard's files, up to the position that it says is held. Out: whole records, in order, in pieces of a bounded size.
+//! Blocking reads, mostly out of the page cache; on the writer thread. It never reads what is not held.
+
+use std::{
+    fs::File,
+    io,
+    ops::ControlFlow,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Position, Progress,
+    record::{ALIGNMENT, Decoded, HEAD_BYTES, decode},
+    scan::{Found, Scan},
+    segment::{HEADER_BYTES, Header, file_name},
+};
+
+/// How much is read at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Records.
+    pub records: usize,
+    /// Bytes, unless one record alone is longer.
+    pub bytes: usize,
+}
+
+/// Whole records of one segment.
+#[derive(Debug)]
+pub struct Piece {
+    /// The records' bytes.
+    pub records: Bytes,
+    /// How many they are.
+    pub count: usize,
+    /// Where they end.
+    pub until: Position,
+}
+
+/// Bytes that should be records and are not.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it they begin.
+    pub offset: u32,
+    /// What they are.
+    pub bytes: Vec<u8>,
+}
+
+/// Keeps damaged bytes elsewhere.
+pub type Aside<'a> = dyn FnMut(&Damage) -> io::Result<()> + 'a;
+
+/// A reader behind one shard's pen.
+pub struct Tail {
+    directory: PathBuf,
+    shard: u32,
+    progress: Arc<Progress>,
+    at: Position,
+    /// The file that `at` is in, once something of it was read, and where its records end if it has a successor.
+    file: Option<File>,
+    end: Option<u32>,
+}
+
+impl Tail {
+    /// A reader of what `shard` writes into `directory`, from the place where `progress` says that nothing is saved yet.
+    pub fn new(directory: &Path, shard: u32, progress: Arc<Progress>) -> Tail {
+        let at = progress.saved();
+        Tail { directory: directory.to_owned(), shard, progress, at, file: None, end: None }
+    }
+
+    /// There is something to be read.
+    pub fn is_behind(&self) -> bool {
+        self.at < self.progress.held()
+    }
+
+    /// Where it has come to.
+    pub fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Everything before `until` is in the database.
+    pub fn saved(&self, until: Position) {
+        self.progress.set_saved(until);
+    }
+
+    /// The next records. `None`: all that is held has been read. Damaged ones are handed to `aside` and passed over.
+    ///
+    /// # Errors
+    /// When a file cannot be read; the same place is tried again by the next call.
+    pub fn read(&mut self, limits: Limits, aside: &mut Aside<'_>) -> io::Result<Option<Piece>> {
+        loop {
+            let held = self.progress.held();
+            if self.at >= held {
+                return Ok(None);
+            }
+            let end = if self.at.segment == held.segment { held.offset } else { self.end_of_segment()? };
+            if self.at.offset >= end {
+                self.at = Position { segment: self.at.segment + 1, offset: HEADER_BYTES as u32 };
+                (self.file, self.end) = (None, None);
+                continue;
+            }
+            if let ControlFlow::Break(piece) = self.read_segment(end, limits, aside)? {
+                return Ok(Some(piece));
+            }
+        }
+    }
+
+    /// Records up to `end` of the present segment, or none where nothing but damage was left.
+    fn read_segment(&mut self, end: u32, limits: Limits, aside: &mut Aside<'_>) -> io::Result<ControlFlow<Piece>> {
+        let start = self.at.offset;
+        let mut bytes = self.bytes(start, end.min(start.saturating_add(limits.bytes.max(HEAD_BYTES) as u32)))?;
+        let mut whole = whole_records(&bytes, limits.records);
+        if whole.count == 0 {
+            // One record that is longer than was asked for, or none.
+            bytes = self.bytes(start, end)?;
+            whole = whole_records(&bytes, 1);
+        }
+        if whole.count == 0 {
+            self.pass_over_damage(end, aside)?;
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.at.offset += whole.bytes as u32;
+        bytes.truncate(whole.bytes);
+        Ok(ControlFlow::Break(Piece { records: bytes.into(), count: whole.count, until: self.at }))
+    }
+
+    /// Moves to the next record that can be read, or to the segment's end.
+    fn pass_over_damage(&mut self, end: u32, aside: &mut Aside<'_>) -> io::Result<()> {
+        let file = self.bytes(0, end)?;
+        let first_sequence = Header::decode(&file).map_or(0, |header| header.first_sequence);
+        let start = self.at.offset;
+        let behind = Scan::new(&file, first_sequence, Some(end)).find_map(|found| match found {
+            Found::Record { at, .. } if at.start > start => Some(at.start),
+            _ => None,
+        });
+        let behind = behind.unwrap_or(end);
+        let bytes = file[start as usize..behind as usize].to_vec();
+        aside(&Damage { path: self.path(self.at.segment), offset: start, bytes })?;
+        self.at.offset = behind;
+        Ok(())
+    }
+
+    /// Where the records of the present segment end, which its successor says.
+    fn end_of_segment(&mut self) -> io::Result<u32> {
+        if let Some(end) = self.end {
+            return Ok(end);
+        }
+        let path = self.path(self.at.segment + 1);
+        let mut header = [0; HEADER_BYTES];
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut header, 0));
+        read.map_err(|error| told(error, &path))?;
+        let header = Header::decode(&header).map_err(|bad| io::Error::other(format!("{}: {bad}", path.display())))?;
+        self.end = Some(header.previous_end);
+        Ok(header.previous_end)
+    }
+
+    fn bytes(&mut self, start: u32, end: u32) -> io::Result<Vec<u8>> {
+        let path = self.path(self.at.segment);
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(File::open(&path).map_err(|error| told(error, &path))?),
+        };
+        let mut bytes = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut bytes, u64::from(start)).map_err(|error| told(error, &path))?;
+        Ok(bytes)
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.directory.join(file_name(self.shard, number))
+    }
+}
+
+fn told(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{} cannot be read: {error}", path.display()))
+}
+
+#[derive(Default)]
+struct Whole {
+    count: usize,
+    bytes: usize,
+}
+
+/// The records that `bytes` begin with, at most `count_max`.
+fn whole_records(bytes: &[u8], count_max: usize) -> Whole {
+    let mut whole = Whole::default();
+    while whole.count < count_max
+        && let Decoded::Record { len, .. } = decode(&bytes[whole.bytes..])
+        // Else the bytes end amid the zeros that fill it up.
+        && len.is_multiple_of(ALIGNMENT)
+    {
+        whole.count += 1;
+        whole.bytes += len;
+    }
+    whole
+}

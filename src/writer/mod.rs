@@ -1,0 +1,657 @@
+//! The writer: when new messages are committed, and what happens when that fails.
+//!
+//! In: what the shards' journals hold, read from their files, or without a journal the turns of every shard, through one
+//! bounded lock-free mailbox. Out: one transaction for as many messages as came while the one before was under way; then
+//! the journal's `saved` moves on, or a [`Settled`] goes to the turn's shard. Runs on its own thread; knows no SQL and no
+//! clients.
+//!
+//! - **Batches grow by themselves**: under load many messages gather during a commit; at low load none waits, unless
+//!   `commit_delay_ms` asks for it.
+//! - **A row that the database refuses** must not sink its batch: the batch is halved until the row is alone. If it has been
+//!   broadcast it goes to the dead letters, and its sender is kept from sending more like it; if not, its sender is told.
+//! - **A database that is away** is tried again, with growing pauses and jitter. What the journal holds waits as long as it
+//!   takes, on the disk. A message that is not broadcast yet and waited for `save_timeout_seconds` is given up, and its
+//!   sender told, as long as it certainly was not saved. A transaction whose fate is unknown is repeated until the database
+//!   answers, which does no harm, for the ids are the primary key.
+//! - **The end**: when the shards have ended, what is left is saved. If the database is away then, the journal keeps what it
+//!   has for the next start, and what was broadcast without a journal becomes dead letters.
+
+mod backlog;
+mod turn;
+
+use std::{
+    collections::VecDeque,
+    io,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    backlog::Backlog,
+    turn::{Filling, Settled, Turn, Why},
+};
+use crate::{
+    identity::{RoomId, UserId},
+    journal::{
+        record::{Record, decode_all},
+        tail::Damage,
+    },
+    metrics::Counters,
+    shard::mailbox::{Letter, Mailbox},
+    store::{self, InsertError, Row},
+};
+
+/// When to commit, and for how long to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Rows of one transaction; one turn is never divided, so it may be more.
+    pub commit_rows_max: usize,
+    /// How long to wait for more rows before a commit.
+    pub commit_delay: Duration,
+    /// How long a message may wait for a database that is away.
+    pub save_timeout: Duration,
+    /// The messages of turns have been broadcast already.
+    pub turns_are_broadcast: bool,
+}
+
+/// What the writer asks of a database.
+pub trait Save {
+    /// Saves all rows in one transaction, or none.
+    fn insert(&mut self, rows: &[Row<'_>]) -> impl Future<Output = Result<(), InsertError>>;
+}
+
+impl Save for store::Writer {
+    async fn insert(&mut self, rows: &[Row<'_>]) -> Result<(), InsertError> {
+        store::Writer::insert(self, rows).await
+    }
+}
+
+/// Where the writer's news goes.
+pub trait Outlets {
+    /// What became of a turn, to its shard.
+    fn settle(&mut self, shard: usize, settled: Settled);
+
+    /// The database takes nothing from this sender in this room, to the room's shard.
+    fn refused(&mut self, room: RoomId, sender: UserId);
+
+    /// Messages that were broadcast and cannot be saved, with the reasons; on return they are on the disk.
+    fn bury(&mut self, letters: &[(&Record<'_>, &str)]) -> io::Result<()>;
+
+    /// A place of the journal that cannot be read; on return its bytes are kept elsewhere.
+    fn keep_aside(&mut self, damage: &Damage) -> io::Result<()>;
+}
+
+/// The writer thread's state.
+pub struct Writer<S, O> {
+    store: S,
+    policy: Policy,
+    mailbox: Mailbox<Box<Turn>>,
+    backlog: Backlog,
+    outlets: O,
+    counters: Arc<Counters>,
+    /// Turns that are not in a transaction yet.
+    queue: VecDeque<Turn>,
+    away: Away,
+    /// The shards have ended: nothing more will come, and nobody waits for an answer.
+    is_deserted: bool,
+    unfinished: Unfinished,
+}
+
+/// The writer ended before everything was saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Of so many messages nobody knows if they are saved. Their senders were told nothing.
+    pub in_doubt: usize,
+    /// So many messages were broadcast, and could be written neither to the database nor to the dead letters.
+    pub lost: usize,
+    /// The journal keeps some for the next start.
+    pub in_journal: bool,
+}
+
+/// How long the database has not answered.
+#[derive(Default)]
+struct Away {
+    attempts: u32,
+}
+
+impl Away {
+    const PAUSE_MIN: Duration = Duration::from_millis(50);
+    const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+    /// The pause before the next attempt: doubling, and anything from half of it to all of it, so that many servers do not
+    /// come back to their database at the same instant.
+    fn pause(&mut self) -> Duration {
+        let doubled = Self::PAUSE_MIN * 2_u32.pow(self.attempts.min(10));
+        self.attempts += 1;
+        doubled.min(Self::PAUSE_MAX).mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// What may be done with rows that the database does not take in time.
+#[derive(Clone, Copy)]
+enum Terms {
+    /// They were not broadcast: their senders can be told.
+    Waiting {
+        /// When the last of them came.
+        youngest: Instant,
+    },
+    /// They were broadcast, and are nowhere else. They are given up only when the server ends.
+    Broadcast {
+        /// When the last of them came.
+        youngest: Instant,
+    },
+    /// The journal holds them. They are left there when the server ends.
+    Journalled,
+}
+
+/// What is known of a piece that was not confirmed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    NotSaved,
+    Unknown,
+}
+
+/// What to do with a piece that the database did not take.
+enum Verdict {
+    TryAgain,
+    GiveUp,
+    LeaveInDoubt,
+    Stop,
+}
+
+/// What became of rows.
+#[derive(Default)]
+struct Outcome {
+    /// By their place, with the reason.
+    refused: Vec<(usize, String)>,
+    given_up: Vec<usize>,
+    /// The rest was left where it is.
+    is_stopped: bool,
+}
+
+impl<S: Save, O: Outlets> Writer<S, O> {
+    /// A writer with nothing to write.
+    pub fn new(
+        store: S,
+        policy: Policy,
+        mailbox: Mailbox<Box<Turn>>,
+        backlog: Backlog,
+        outlets: O,
+        counters: Arc<Counters>,
+    ) -> Writer<S, O> {
+        Writer {
+            store,
+            policy,
+            mailbox,
+            backlog,
+            outlets,
+            counters,
+            queue: VecDeque::new(),
+            away: Away::default(),
+            is_deserted: false,
+            unfinished: Unfinished::default(),
+        }
+    }
+
+    /// Commits until the shards have ended and all that they left is saved; or, with the database away, given up or left.
+    pub async fn run(mut self) -> Unfinished {
+        loop {
+            self.fetch();
+            if !self.queue.is_empty() {
+                self.gather().await;
+                let batch = self.take_batch();
+                self.save_turns(batch).await;
+            }
+            // A batch of each in turn: neither waits for more than one of the other.
+            if self.backlog.is_behind() && !self.unfinished.in_journal {
+                self.gather().await;
+                self.save_backlog().await;
+            } else if self.queue.is_empty() {
+                if self.is_deserted {
+                    return self.unfinished;
+                }
+                self.mailbox.notice().await;
+            }
+        }
+    }
+
+    fn fetch(&mut self) {
+        self.is_deserted = loop {
+            match self.mailbox.read() {
+                Letter::Is(turn) => self.queue.push_back(*turn),
+                Letter::None => break false,
+                Letter::NoMore => break true,
+            }
+        };
+    }
+
+    /// Takes what has come, and what comes within the commit delay if the batch is not full.
+    async fn gather(&mut self) {
+        self.fetch();
+        let deadline = tokio::time::Instant::now() + self.policy.commit_delay;
+        while !self.policy.commit_delay.is_zero() && !self.is_deserted && self.waiting() < self.policy.commit_rows_max {
+            // Cancel-safe: a turn is taken out of the mailbox only when it is returned.
+            match tokio::time::timeout_at(deadline, self.mailbox.next()).await {
+                Ok(Some(turn)) => self.queue.push_back(*turn),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.queue.iter().map(|turn| turn.count).sum()
+    }
+
+    // ---- Turns ------------------------------------------------------------------------------------------------------
+
+    fn take_batch(&mut self) -> Vec<Turn> {
+        let mut batch = Vec::new();
+        let mut rows = 0;
+        while let Some(turn) = self.queue.front()
+            && (rows == 0 || rows + turn.count <= self.policy.commit_rows_max)
+        {
+            rows += turn.count;
+            batch.extend(self.queue.pop_front());
+        }
+        batch
+    }
+
+    /// Saves a batch whole, or in the pieces that the database takes, and settles its turns.
+    async fn save_turns(&mut self, batch: Vec<Turn>) {
+        let records: Vec<Record<'_>> = batch.iter().flat_map(|turn| decode_all(&turn.records)).collect();
+        // The batch is given up as one, and no message before its time.
+        let youngest = batch.iter().map(|turn| turn.began).max().unwrap_or_else(Instant::now);
+        let mut unsaved = Vec::new();
+        if self.policy.turns_are_broadcast {
+            let outcome = self.save(&records, Terms::Broadcast { youngest }).await;
+            self.bury(&records, &outcome, Terms::Broadcast { youngest }).await;
+        } else {
+            let outcome = self.save(&records, Terms::Waiting { youngest }).await;
+            unsaved.extend(outcome.refused.iter().map(|(row, _)| (*row, Why::Refused)));
+            unsaved.extend(outcome.given_up.into_iter().map(|row| (row, Why::GivenUp)));
+        }
+        self.settle_all(&batch, unsaved);
+    }
+
+    /// Tells every shard what became of its turns; `unsaved` are rows of the batch.
+    fn settle_all(&mut self, batch: &[Turn], mut unsaved: Vec<(usize, Why)>) {
+        unsaved.sort_unstable();
+        let mut first = 0;
+        for turn in batch {
+            let own = first..first + turn.count;
+            first = own.end;
+            let own_unsaved = unsaved.iter().filter(|(row, _)| own.contains(row));
+            let unsaved = own_unsaved.map(|(row, why)| ((row - own.start) as u32, *why)).collect();
+            self.outlets.settle(turn.shard, Settled { turn: turn.number, unsaved });
+        }
+    }
+
+    // ---- The journals -----------------------------------------------------------------------------------------------
+
+    async fn save_backlog(&mut self) {
+        let (outlets, counters) = (&mut self.outlets, &self.counters);
+        let read = self.backlog.read(&mut |damage| {
+            counters.journal_damaged.up();
+            outlets.keep_aside(damage)
+        });
+        let chunks = match read {
+            Ok(chunks) => chunks,
+            Err(error) => return self.wait("the journal cannot be read", &error.to_string()).await,
+        };
+        let records: Vec<Record<'_>> = chunks.iter().flat_map(|chunk| decode_all(&chunk.records)).collect();
+        let replayed = chunks.iter().filter(|chunk| chunk.is_old).map(|chunk| decode_all(&chunk.records).count());
+        let replayed = replayed.sum::<usize>() as u64;
+        let outcome = self.save(&records, Terms::Journalled).await;
+        if !outcome.is_stopped && self.bury(&records, &outcome, Terms::Journalled).await {
+            self.counters.replayed.add(replayed);
+            self.backlog.saved(chunks);
+        } else {
+            self.unfinished.in_journal = true;
+        }
+    }
+
+    /// Puts what was broadcast and cannot be saved where it can be found. False if that was not possible, and the server ends.
+    async fn bury(&mut self, records: &[Record<'_>], outcome: &Outcome, terms: Terms) -> bool {
+        const AWAY: &str = "the database was away when the server ended";
+        let refused = outcome.refused.iter().map(|(row, reason)| (&records[*row], reason.as_str()));
+        let letters: Vec<_> = refused.chain(outcome.given_up.iter().map(|row| (&records[*row], AWAY))).collect();
+        if letters.is_empty() {
+            return true;
+        }
+        for (row, _) in &outcome.refused {
+            let Row { room, sender, .. } = records[*row].row;
+            self.outlets.refused(room, sender);
+        }
+        while let Err(error) = self.outlets.bury(&letters) {
+            if self.is_deserted {
+                if matches!(terms, Terms::Broadcast { .. }) {
+                    self.unfinished.lost += letters.len();
+                }
+                return false;
+            }
+            self.wait("dead letters cannot be written", &error.to_string()).await;
+        }
+        self.counters.dead_letters.add(letters.len() as u64);
+        true
+    }
+
+    // ---- The database -----------------------------------------------------------------------------------------------
+
+    /// Saves rows in one transaction, or in the pieces that the database takes.
+    async fn save(&mut self, records: &[Record<'_>], terms: Terms) -> Outcome {
+        let rows: Vec<Row<'_>> = records.iter().map(|record| record.row).collect();
+        let mut outcome = Outcome::default();
+        // The pieces still to be saved, the next one last; each with whether it may have been saved already.
+        let mut pieces = vec![(0..rows.len(), Fate::NotSaved)];
+        while let Some((piece, fate)) = pieces.pop().filter(|(piece, _)| !piece.is_empty()) {
+            match self.store.insert(&rows[piece.clone()]).await {
+                Ok(()) => self.committed(piece.len()),
+                Err(InsertError::Refused(reason)) => match halves(&piece) {
+                    Some((first, second)) => pieces.extend([(second, fate), (first, fate)]),
+                    None => {
+                        self.refuse(&rows[piece.start], &reason);
+                        outcome.refused.push((piece.start, reason));
+                    }
+                },
+                Err(error @ (InsertError::NotSent(_) | InsertError::InDoubt(_))) => {
+                    let fate = if matches!(error, InsertError::InDoubt(_)) { Fate::Unknown } else { fate };
+                    self.wait("the database is away", error.text()).await;
+                    match self.verdict(terms, fate) {
+                        Verdict::TryAgain => pieces.push((piece, fate)),
+                        Verdict::GiveUp => {
+                            tracing::warn!(messages = piece.len(), "given up: the database did not come back in time");
+                            outcome.given_up.extend(piece);
+                        }
+                        Verdict::LeaveInDoubt => self.unfinished.in_doubt += piece.len(),
+                        Verdict::Stop => {
+                            outcome.is_stopped = true;
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    fn verdict(&self, terms: Terms, fate: Fate) -> Verdict {
+        let is_over = |youngest: Instant| youngest.elapsed() >= self.policy.save_timeout;
+        match (terms, fate) {
+            (Terms::Waiting { youngest }, Fate::NotSaved) if is_over(youngest) => Verdict::GiveUp,
+            // No shard is left that could take silence for a yes.
+            (Terms::Waiting { youngest }, Fate::Unknown) if is_over(youngest) && self.is_deserted => {
+                Verdict::LeaveInDoubt
+            }
+            // A dead letter that is saved already does no harm.
+            (Terms::Broadcast { youngest }, _) if is_over(youngest) && self.is_deserted => Verdict::GiveUp,
+            (Terms::Journalled, _) if self.is_deserted => Verdict::Stop,
+            _ => Verdict::TryAgain,
+        }
+    }
+
+    fn committed(&mut self, rows: usize) {
+        if self.away.attempts > 0 {
+            tracing::info!(attempts = self.away.attempts, "the database is back");
+            self.away = Away::default();
+        }
+        self.counters.commits.up();
+        self.counters.rows.add(rows as u64);
+    }
+
+    fn refuse(&mut self, row: &Row<'_>, reason: &str) {
+        self.counters.rows_refused.up();
+        let refused = self.counters.rows_refused.get();
+        // One who goes on sending to a room that is gone shall not fill the log: the first, the second, the fourth …
+        if refused.is_power_of_two() {
+            tracing::warn!(message = %row.id, room = %row.room, reason, refused, "the database refused a message");
+        }
+    }
+
+    /// Pauses, and meanwhile gives up the turns that have waited for too long.
+    async fn wait(&mut self, what: &str, reason: &str) {
+        if self.away.attempts == 0 {
+            tracing::warn!(reason, "{what}; messages wait, and it is tried again");
+        }
+        self.counters.commits_retried.up();
+        tokio::time::sleep(self.away.pause()).await;
+        self.fetch();
+        while !self.policy.turns_are_broadcast
+            && let Some(turn) = self.queue.front()
+            && turn.began.elapsed() >= self.policy.save_timeout
+        {
+            if let Some(turn) = self.queue.pop_front() {
+                let unsaved = (0..turn.count).map(|row| (row, Why::GivenUp)).collect();
+                self.settle_all(&[turn], unsaved);
+            }
+        }
+    }
+}
+
+/// The two halves of a piece that was refused; `None` when a single row is left, which then is the bad one.
+pub(crate) fn halves(piece: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
+    let middle = piece.start + piece.len() / 2;
+    (piece.len() > 1).then_some((piece.start..middle, middle..piece.end))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::HashSet, rc::Rc};
+
+    use uuid::Uuid;
+
+    use super::{Why::*, *};
+    use crate::{
+        journal::{Leftovers, tail},
+        shard::mailbox::{Postbox, mailbox},
+    };
+
+    /// A database that refuses the texts "bad", and answers its transactions as scripted before it works.
+    #[derive(Default)]
+    struct Table {
+        saved: HashSet<Uuid>,
+        script: VecDeque<Outcome>,
+        transactions: Vec<usize>,
+    }
+
+    #[derive(Clone, Copy)]
+    enum Outcome {
+        NotSent,
+        InDoubtSaved,
+        InDoubtLost,
+    }
+
+    #[derive(Clone, Default)]
+    struct Fake(Rc<RefCell<Table>>);
+
+    impl Save for Fake {
+        async fn insert(&mut self, rows: &[Row<'_>]) -> Result<(), InsertError> {
+            let mut table = self.0.borrow_mut();
+            table.transactions.push(rows.len());
+            let save = |table: &mut Table| table.saved.extend(rows.iter().map(|row| row.id));
+            match table.script.pop_front() {
+                Some(Outcome::NotSent) => Err(InsertError::NotSent("away".into())),
+                Some(Outcome::InDoubtLost) => Err(InsertError::InDoubt("cut".into())),
+                Some(Outcome::InDoubtSaved) => {
+                    save(&mut table);
+                    Err(InsertError::InDoubt("cut".into()))
+                }
+                None if rows.iter().any(|row| row.content == "bad") => Err(InsertError::Refused("bad".into())),
+                None => {
+                    save(&mut table);
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    type Answers = Rc<RefCell<Vec<(usize, Settled)>>>;
+
+    /// What the writer told anybody.
+    #[derive(Clone, Default)]
+    struct Told {
+        answers: Answers,
+        refused: Rc<RefCell<Vec<UserId>>>,
+        buried: Rc<RefCell<Vec<(String, String)>>>,
+        /// So many burials fail first.
+        failures: Rc<RefCell<usize>>,
+    }
+
+    impl Outlets for Told {
+        fn settle(&mut self, shard: usize, settled: Settled) {
+            self.answers.borrow_mut().push((shard, settled));
+        }
+
+        fn refused(&mut self, _: RoomId, sender: UserId) {
+            self.refused.borrow_mut().push(sender);
+        }
+
+        fn bury(&mut self, letters: &[(&Record<'_>, &str)]) -> io::Result<()> {
+            if *self.failures.borrow() > 0 {
+                *self.failures.borrow_mut() -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let letters = letters.iter().map(|(record, why)| (record.row.content.to_owned(), (*why).to_owned()));
+            self.buried.borrow_mut().extend(letters);
+            Ok(())
+        }
+
+        fn keep_aside(&mut self, _: &Damage) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn turn(shard: usize, number: u64, texts: &[&str]) -> Box<Turn> {
+        let mut filling = Filling::default();
+        for (place, text) in texts.iter().enumerate() {
+            let id = Uuid::from_u128(u128::from(number) << 32 | place as u128);
+            let sender = UserId::Int(1);
+            let row = Row { id, room: Uuid::nil(), sender, receiver: None, timestamp: 0, content: text };
+            filling.push(&Record { row, sender_username: "ann" });
+        }
+        Box::new(filling.end(shard, number))
+    }
+
+    #[allow(clippy::type_complexity, reason = "each test takes it apart at once")]
+    fn writer(script: &[Outcome], rows_max: usize) -> (Postbox<Box<Turn>>, Fake, Answers, Writer<Fake, Told>) {
+        let (postbox, turns) = mailbox(100);
+        let (fake, told) = (Fake::default(), Told::default());
+        fake.0.borrow_mut().script.extend(script);
+        let policy = Policy {
+            commit_rows_max: rows_max,
+            commit_delay: Duration::ZERO,
+            save_timeout: Duration::from_secs(3600),
+            turns_are_broadcast: false,
+        };
+        let limits = tail::Limits { records: rows_max, bytes: 1 << 20 };
+        let backlog = Backlog::new(Vec::new(), Leftovers::default(), limits);
+        let writer = Writer::new(fake.clone(), policy, turns, backlog, told.clone(), Arc::default());
+        (postbox, fake, told.answers, writer)
+    }
+
+    fn settled(shard: usize, turn: u64, unsaved: &[(u32, Why)]) -> (usize, Settled) {
+        (shard, Settled { turn, unsaved: unsaved.to_vec() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_wait_share_a_transaction() {
+        let (postbox, fake, answers, writer) = writer(&[], 4);
+        for number in 0..3 {
+            postbox.post(turn(0, number, &["a", "b"])).unwrap();
+        }
+        drop(postbox);
+        assert_eq!(writer.run().await, Unfinished::default());
+        assert_eq!(fake.0.borrow().transactions, [4, 2]);
+        assert_eq!(*answers.borrow(), [settled(0, 0, &[]), settled(0, 1, &[]), settled(0, 2, &[])]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_wait_for_a_later_transaction_keep_their_order() {
+        let (postbox, _, answers, writer) = writer(&[Outcome::NotSent], 2);
+        for number in 0..6 {
+            postbox.post(turn(0, number, &["a"])).unwrap();
+        }
+        drop(postbox);
+        assert_eq!(writer.run().await, Unfinished::default());
+        assert_eq!(*answers.borrow(), [0, 1, 2, 3, 4, 5].map(|number| settled(0, number, &[])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_row_does_not_sink_its_batch() {
+        let (postbox, fake, answers, writer) = writer(&[], 100);
+        postbox.post(turn(0, 1, &["a", "bad", "c"])).unwrap();
+        postbox.post(turn(1, 9, &["d"])).unwrap();
+        postbox.post(turn(0, 2, &["bad", "bad"])).unwrap();
+        drop(postbox);
+        assert_eq!(writer.run().await, Unfinished::default());
+        assert_eq!(
+            *answers.borrow(),
+            [settled(0, 1, &[(1, Refused)]), settled(1, 9, &[]), settled(0, 2, &[(0, Refused), (1, Refused)])]
+        );
+        assert_eq!(fake.0.borrow().saved.len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_in_doubt_is_repeated_until_it_is_known() {
+        for outcome in [Outcome::InDoubtSaved, Outcome::InDoubtLost] {
+            let (postbox, fake, answers, writer) = writer(&[outcome, Outcome::NotSent, Outcome::NotSent], 100);
+            postbox.post(turn(0, 1, &["a", "b"])).unwrap();
+            drop(postbox);
+            assert_eq!(writer.run().await, Unfinished::default());
+            assert_eq!(*answers.borrow(), [settled(0, 1, &[])]);
+            assert_eq!((fake.0.borrow().saved.len(), fake.0.borrow().transactions.len()), (2, 4));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_too_long_is_given_up_unless_it_may_be_saved() {
+        // Real time has not passed, so a timeout of nothing stands for one that is over.
+        let (postbox, fake, answers, mut writer) = writer(&[Outcome::InDoubtSaved, Outcome::NotSent], 2);
+        writer.policy.save_timeout = Duration::ZERO;
+        postbox.post(turn(0, 1, &["a", "b"])).unwrap();
+        postbox.post(turn(0, 2, &["c", "d"])).unwrap();
+        let running = tokio::task::LocalSet::new();
+        running.spawn_local(writer.run());
+        running.run_until(tokio::time::sleep(Duration::from_secs(60))).await;
+        assert_eq!(*answers.borrow(), [settled(0, 2, &[(0, GivenUp), (1, GivenUp)]), settled(0, 1, &[])]);
+        assert_eq!(fake.0.borrow().saved.len(), 2, "and what was given up is not in the table");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_that_nobody_waits_for_ends_with_the_server() {
+        let (postbox, _, _, mut writer) = writer(&[Outcome::InDoubtLost, Outcome::NotSent, Outcome::NotSent], 100);
+        writer.policy.save_timeout = Duration::ZERO;
+        postbox.post(turn(0, 1, &["a", "b"])).unwrap();
+        drop(postbox);
+        assert_eq!(writer.run().await, Unfinished { in_doubt: 2, ..Unfinished::default() });
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_was_broadcast_becomes_a_dead_letter_when_it_is_refused_and_is_never_given_up_before_the_end() {
+        let (postbox, fake, answers, mut writer) = writer(&[Outcome::NotSent, Outcome::NotSent], 100);
+        (writer.policy.turns_are_broadcast, writer.policy.save_timeout) = (true, Duration::ZERO);
+        let told = writer.outlets.clone();
+        *told.failures.borrow_mut() = 2;
+        postbox.post(turn(0, 1, &["a", "bad", "c"])).unwrap();
+        let running = tokio::task::LocalSet::new();
+        running.spawn_local(writer.run());
+        running.run_until(tokio::time::sleep(Duration::from_secs(60))).await;
+        assert_eq!(*answers.borrow(), [settled(0, 1, &[])]);
+        assert_eq!(*told.buried.borrow(), [("bad".to_owned(), "bad".to_owned())]);
+        assert_eq!((told.refused.borrow().len(), fake.0.borrow().saved.len()), (1, 2));
+        drop(postbox);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_what_was_broadcast_and_cannot_be_saved_is_buried_or_said_to_be_lost() {
+        for (failures, lost) in [(0, 0), (1000, 2)] {
+            let (postbox, _, _, mut writer) = writer(&[Outcome::NotSent; 10], 100);
+            (writer.policy.turns_are_broadcast, writer.policy.save_timeout) = (true, Duration::ZERO);
+            let told = writer.outlets.clone();
+            *told.failures.borrow_mut() = failures;
+            postbox.post(turn(0, 1, &["a", "b"])).unwrap();
+            drop(postbox);
+            assert_eq!(writer.run().await, Unfinished { lost, ..Unfinished::default() });
+            assert_eq!(told.buried.borrow().len(), 2 - lost);
+        }
+    }
+}
