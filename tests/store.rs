@@ -52,6 +52,9 @@ impl Drop for Folder {
     }
 }
 
+/// As many rows as make Postgres take a batch by COPY.
+const MANY: usize = 128;
+
 fn serial() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     COUNT.fetch_add(1, Ordering::Relaxed)
@@ -233,19 +236,53 @@ async fn what_is_inserted_comes_back_as_it_was_and_once() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_there_in_part_is_completed() {
+    for chat in Chat::everywhere("completing batches").await {
+        let text = "x".repeat(500);
+        let rows: Vec<Row<'_>> = (0..3_000).map(|nth| chat.row(nth, &text)).collect();
+        let others = |rows: &[Row<'_>]| rows.iter().map(|row| Row { content: "other", ..*row }).collect::<Vec<_>>();
+        // Batches as a writer sends them whose connection holds, with a row of the last one at the front, in the middle, at
+        // the end, and two of one id.
+        let mut writer = chat.writer().await;
+        writer.insert(&rows[..10]).await.unwrap();
+        writer.insert(&rows[10..1_000]).await.unwrap();
+        for batch in [
+            [&others(&rows[500..1_000]), &rows[1_000..1_500]].concat(),
+            rows[1_500..2_000].to_vec(),
+            [&rows[2_000..2_500], &others(&rows[..500])].concat(),
+            rows[2_500..2_800].to_vec(),
+            [&rows[2_800..2_900], &others(&rows[2_800..2_900]), &rows[2_900..]].concat(),
+        ] {
+            writer.insert(&batch).await.unwrap();
+            writer.insert(&batch).await.unwrap();
+        }
+        let reader = chat.reader().await;
+        let (mut saved, mut before) = (Vec::new(), None);
+        while let Some(page) = reader.history(chat.room, before, 200).await.unwrap().filter(|page| !page.is_empty()) {
+            before = page.last().map(|last| last.id);
+            saved.extend(page);
+        }
+        let expected: Vec<(Uuid, &str)> = rows.iter().rev().map(|row| (row.id, row.content)).collect();
+        let saved: Vec<(Uuid, &str)> = saved.iter().map(|saved| (saved.id, &*saved.content)).collect();
+        assert!(saved == expected, "{}: {} rows", chat.kind, saved.len());
+    }
+}
+
+#[tokio::test]
 async fn a_bad_row_is_refused_with_its_whole_batch_and_nothing_more() {
     for chat in Chat::everywhere("refusing rows").await {
         let (nobody, of_another_type) = match chat.alice.id {
             UserId::Uuid(_) => (UserId::Uuid(Uuid::new_v4()), UserId::Int(1)),
             UserId::Int(_) => (UserId::Int(987_654), UserId::Uuid(Uuid::new_v4())),
         };
-        let good = chat.row(1, "good");
+        let good: Vec<Row<'_>> = (0..MANY).map(|_| chat.row(1, "good")).collect();
         let bad = |change: fn(&mut Row<'_>, UserId), user| {
             let mut row = chat.row(2, "bad");
             change(&mut row, user);
             row
         };
         let mut writer = chat.writer().await;
+        writer.insert(&[chat.row(0, "first")]).await.unwrap();
         for (fault, row) in [
             ("unknown room", bad(|row, _| row.room = Uuid::new_v4(), nobody)),
             ("unknown sender", bad(|row, user| row.sender = user, nobody)),
@@ -254,12 +291,14 @@ async fn a_bad_row_is_refused_with_its_whole_batch_and_nothing_more() {
             ("receiver of another type", bad(|row, user| row.receiver = Some(user), of_another_type)),
             ("NUL", bad(|row, _| row.content = "zero \0 byte", nobody)),
         ] {
-            let error = writer.insert(&[good, row, chat.row(3, "also good")]).await.unwrap_err();
-            assert!(matches!(error, InsertError::Refused(_)), "{}, {fault}: {error:?}", chat.kind);
-            assert_eq!(chat.texts().await, [""; 0], "{}, {fault}", chat.kind);
+            for batch in [&[good[0], row, good[1]][..], &[&good[..64], &[row], &good[64..]].concat()] {
+                let error = writer.insert(batch).await.unwrap_err();
+                assert!(matches!(error, InsertError::Refused(_)), "{}, {fault}: {error:?}", chat.kind);
+            }
+            assert_eq!(chat.texts().await, ["first"], "{}, {fault}", chat.kind);
         }
-        writer.insert(&[good]).await.unwrap();
-        assert_eq!(chat.texts().await, ["good"], "{}", chat.kind);
+        writer.insert(&good[..1]).await.unwrap();
+        assert_eq!(chat.texts().await, ["good", "first"], "{}", chat.kind);
     }
 }
 
@@ -572,6 +611,70 @@ async fn tables_and_columns_may_be_called_otherwise() {
     Reader::open(&database).await.unwrap();
 }
 
+/// Makes Postgres note the first word of each statement that brings messages in and is committed.
+const NOTE: &str = "
+    CREATE TABLE noted (nth serial, verb text);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO noted (verb) SELECT split_part(current_query(), ' ', 1); RETURN NULL; END $$;
+    CREATE TRIGGER note AFTER INSERT ON chat_message FOR EACH STATEMENT EXECUTE FUNCTION note()";
+
+fn noted(url: &str) -> Vec<String> {
+    let rows = postgres::query(url, "SELECT verb FROM noted ORDER BY nth").unwrap();
+    rows.into_iter().flatten().flatten().collect()
+}
+
+#[tokio::test]
+async fn large_new_batches_are_copied_and_all_others_inserted() {
+    const SAVED: &str = "
+        SELECT id, room_id, sender_id, receiver_id, (extract(epoch FROM \"timestamp\") * 1000000)::bigint
+        FROM chat_message ORDER BY \"timestamp\"";
+    let Some(cluster) = postgres::shared("COPY") else { return };
+    for user_id in ["uuid", "bigint", "integer", "smallint"] {
+        let url = cluster.django_shaped(&format!("copied_{user_id}"), user_id);
+        let chat = Chat::new(Place { kind: "copied", database: database(&url), _folder: None }).await;
+        postgres::execute(&url, NOTE).unwrap();
+        let mut rows: Vec<Row<'_>> = (0..8 * MANY as i64).map(|nth| chat.row(nth, "text")).collect();
+        rows.iter_mut().for_each(|row| row.receiver = Some(chat.bob.id));
+        let of = |first, last| &rows[first * MANY..last * MANY];
+        let mut writer = chat.writer().await;
+        for batch in [of(0, 1), of(1, 2), of(1, 3), of(3, 4), of(4, 5), &of(5, 6)[1..], &of(5, 6)[..1]] {
+            writer.insert(batch).await.unwrap();
+        }
+        // Refused at COMMIT: that is no reason to leave COPY.
+        let homeless = Row { room: Uuid::new_v4(), ..rows[6 * MANY] };
+        let error = writer.insert(&[&[homeless], of(7, 8)].concat()).await.unwrap_err();
+        assert!(matches!(&error, InsertError::Refused(text) if text.contains("23503")), "{error:?}");
+        writer.insert(of(6, 7)).await.unwrap();
+        let expected = ["INSERT", "COPY", "INSERT", "INSERT", "COPY", "INSERT", "INSERT", "COPY"];
+        assert_eq!(noted(&url), expected, "{user_id}");
+        let saved = postgres::query(&url, SAVED).unwrap().into_iter().map(|row| row.into_iter().map(Option::unwrap));
+        let row = |row: &Row<'_>| {
+            let (receiver, timestamp) = (chat.bob.id.to_string(), row.timestamp.to_string());
+            vec![row.id.to_string(), row.room.to_string(), row.sender.to_string(), receiver, timestamp]
+        };
+        let saved: Vec<Vec<String>> = saved.map(Iterator::collect).collect();
+        assert!(saved == rows[..7 * MANY].iter().map(row).collect::<Vec<_>>(), "{user_id}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_takes_no_copy_and_is_filled_all_the_same() {
+    let Some(cluster) = postgres::shared("no COPY") else { return };
+    let url = cluster.django_shaped("view", "uuid");
+    postgres::execute(&url, &format!("{NOTE}; CREATE VIEW messages AS SELECT * FROM chat_message")).unwrap();
+    let mut database = database(&url);
+    database.names.messages = "messages".into();
+    let chat = Chat::new(Place { kind: "view", database, _folder: None }).await;
+    let mut writer = chat.writer().await;
+    for nth in 0..4 {
+        let rows: Vec<Row<'_>> = (0..MANY).map(|_| chat.row(nth, "text")).collect();
+        writer.insert(&rows).await.unwrap();
+    }
+    assert_eq!(noted(&url), ["INSERT"; 4]);
+    let count = postgres::query(&url, "SELECT count(*) FROM chat_message").unwrap();
+    assert_eq!(count, [[Some((4 * MANY).to_string())]]);
+}
+
 #[tokio::test]
 async fn tables_that_demand_more_than_ringroom_knows_are_told() {
     let Some(cluster) = postgres::shared("demanding tables") else { return };
@@ -696,20 +799,23 @@ async fn a_locked_table_costs_the_query_timeout_and_no_more() {
     let url = cluster.django_shaped("locked", "uuid");
     let mut chat = Chat::new(Place { kind: "locked", database: database(&url), _folder: None }).await;
     chat.place.database.query_timeout = Duration::from_millis(300);
-    let (reader, mut writer) = (chat.reader().await, chat.writer().await);
+    let (reader, mut writer, mut fresh) = (chat.reader().await, chat.writer().await, chat.writer().await);
+    writer.insert(&[chat.row(0, "early")]).await.unwrap();
     let (locker, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     locker.batch_execute("BEGIN; LOCK TABLE chat_message").await.unwrap();
 
-    let row = chat.row(1, "late");
+    let rows: Vec<Row<'_>> = (1..=MANY as i64).map(|nth| chat.row(nth, "late")).collect();
     let error = reader.history(chat.room, None, 1).await.unwrap_err();
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("300ms")), "{error:?}");
-    let error = writer.insert(&[row]).await.unwrap_err();
-    assert!(matches!(&error, InsertError::InDoubt(text) if text.contains("300ms")), "{error:?}");
+    for writer in [&mut writer, &mut fresh] {
+        let error = writer.insert(&rows).await.unwrap_err();
+        assert!(matches!(&error, InsertError::InDoubt(text) if text.contains("300ms")), "{error:?}");
+    }
 
     locker.batch_execute("ROLLBACK").await.unwrap();
-    writer.insert(&[row]).await.unwrap();
-    assert_eq!(reader.history(chat.room, None, 5).await.unwrap().len(), 1);
+    writer.insert(&rows).await.unwrap();
+    assert_eq!(reader.history(chat.room, None, 200).await.unwrap().len(), 1 + MANY);
 }
 
 #[tokio::test]
@@ -735,15 +841,21 @@ async fn what_the_server_says_decides_whether_a_batch_is_tried_again() {
              $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = '{code}', DETAIL = NEW.content; END $$;
              CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON chat_message FOR EACH ROW EXECUTE FUNCTION fail()"
         );
+        let mut writer = chat.writer().await;
+        writer.insert(&[chat.row(0, "fine")]).await.unwrap();
         postgres::execute(&url, &fail).unwrap();
-        let error = chat.writer().await.insert(&[chat.row(1, "private")]).await.unwrap_err();
-        let as_expected = match &error {
-            InsertError::Refused(_) => refused,
-            InsertError::NotSent(_) => !refused,
-            InsertError::InDoubt(_) => false,
-        };
-        assert!(as_expected, "{code}: {error:?}");
-        assert!(error.text().contains(code) && !error.text().contains("private"), "{error:?}");
+        let rows: Vec<Row<'_>> = (0..MANY).map(|_| chat.row(1, "private")).collect();
+        for batch in [&rows[..], &rows[..1]] {
+            let error = writer.insert(batch).await.unwrap_err();
+            let as_expected = match &error {
+                InsertError::Refused(_) => refused,
+                InsertError::NotSent(_) => !refused,
+                InsertError::InDoubt(_) => false,
+            };
+            assert!(as_expected, "{code}: {error:?}");
+            assert!(error.text().contains(code) && !error.text().contains("private"), "{error:?}");
+        }
+        postgres::execute(&url, "DROP TRIGGER fail ON chat_message").unwrap();
     }
 }
 
@@ -756,8 +868,13 @@ async fn a_text_that_the_encoding_cannot_hold_is_refused() {
     Admin::open(&database).await.unwrap().migrate().await.unwrap();
     let chat = Chat::new(Place { kind: "latin", database, _folder: None }).await;
     let mut writer = chat.writer().await;
-    let error = writer.insert(&[chat.row(1, "fine"), chat.row(2, "世界")]).await.unwrap_err();
-    assert!(matches!(error, InsertError::Refused(_)), "{error:?}");
+    writer.insert(&[chat.row(0, "first")]).await.unwrap();
+    let mut rows: Vec<Row<'_>> = (0..MANY).map(|_| chat.row(1, "fine")).collect();
+    rows[MANY / 2].content = "世界";
+    for batch in [&rows[..], &rows[MANY / 2..][..1]] {
+        let error = writer.insert(batch).await.unwrap_err();
+        assert!(matches!(error, InsertError::Refused(_)), "{error:?}");
+    }
     writer.insert(&[chat.row(1, "Grüße")]).await.unwrap();
-    assert_eq!(chat.texts().await, ["Grüße"]);
+    assert_eq!(chat.texts().await, ["Grüße", "first"]);
 }

@@ -34,7 +34,7 @@ impl IdType {
     }
 }
 
-/// A user id as a parameter or a column.
+/// A user id as a parameter (of type `uuid` or `bigint`), in a COPY (of the column's own type), or out of a column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key(pub(super) UserId);
 
@@ -43,12 +43,14 @@ impl ToSql for Key {
         match self.0 {
             UserId::Uuid(id) if *column == Type::UUID => id.to_sql(column, out),
             UserId::Int(id) if *column == Type::INT8 => id.to_sql(column, out),
+            UserId::Int(id) if *column == Type::INT4 => i32::try_from(id)?.to_sql(column, out),
+            UserId::Int(id) if *column == Type::INT2 => i16::try_from(id)?.to_sql(column, out),
             _ => Err("a user id of another type than the column's".into()),
         }
     }
 
     fn accepts(column: &Type) -> bool {
-        matches!(*column, Type::UUID | Type::INT8)
+        matches!(*column, Type::UUID | Type::INT8 | Type::INT4 | Type::INT2)
     }
 
     to_sql_checked!();
@@ -121,6 +123,8 @@ mod tests {
         let mut out = BytesMut::new();
         assert!(Key(UserId::Int(7)).to_sql(&Type::UUID, &mut out).is_err());
         assert!(Key(UserId::Uuid(Uuid::nil())).to_sql(&Type::INT8, &mut out).is_err());
+        assert!(Key(UserId::Int(1 << 31)).to_sql(&Type::INT4, &mut out).is_err());
+        assert!(Key(UserId::Int(1 << 15)).to_sql(&Type::INT2, &mut out).is_err());
         assert_eq!(Key::from_sql(&Type::INT4, &7_i32.to_be_bytes()).unwrap().0, UserId::Int(7));
     }
 }
