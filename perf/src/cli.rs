@@ -1,18 +1,19 @@
 //! The command line: arguments in, checked once; a report out, as text and as JSON. Exit code 0 when all went well, 1
 //! when the server failed or the run could not be made, 2 when the arguments cannot be meant.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
+use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan};
 use crate::message::{TEXT_BYTES_MAX, TEXT_BYTES_MIN};
 use crate::report::Verdict;
 use crate::url::Url;
-use crate::{idle, load, process};
+use crate::{idle, load, persist, process};
 
 /// Load generator for servers that speak ringroom's protocol.
 ///
@@ -32,6 +33,8 @@ enum Command {
     Load(LoadArgs),
     /// Many idle connections: how fast they are let in, what each costs, whether all are kept.
     Connections(ConnectionsArgs),
+    /// How fast messages get into Postgres: ringroom's writer, raw COPY, one row a transaction.
+    Persist(PersistArgs),
 }
 
 #[derive(Args)]
@@ -96,6 +99,37 @@ struct ConnectionsArgs {
     sources: u8,
 }
 
+#[derive(Args)]
+struct PersistArgs {
+    /// The database, with the tables that `ringroom migrate` makes: postgres://USER@HOST:PORT/DATABASE. Without it,
+    /// DATABASE_URL of the environment, where a password is better kept.
+    #[arg(long, value_name = "URL")]
+    // Text, for clap quotes what it cannot read, and there may be a password in it.
+    database_url: Option<String>,
+    /// Rows that each measurement inserts.
+    #[arg(long, default_value_t = 20_480, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    rows: u32,
+    /// Rows that the measurement of one row a transaction inserts.
+    #[arg(long, default_value_t = 500, value_parser = value_parser!(u32).range(1..))]
+    single_rows: u32,
+    /// Rows of a batch; each size is measured.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "64,256,1024,4096",
+        value_parser = value_parser!(u32).range(1..))]
+    batch: Vec<u32>,
+    /// How often everything is measured, in turns.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Characters of each message's text.
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(0..=1_000_000))]
+    bytes: u32,
+    /// Measure also the ways that ringroom does not go: unnest, a staging table, pipelined COPY.
+    #[arg(long)]
+    candidates: bool,
+    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
+    #[arg(long, visible_alias = "json", value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(number).ok().filter(|time| time.as_secs() < 1_000_000).ok_or("out of range".into())
@@ -114,6 +148,7 @@ pub(crate) fn run() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => args.run(),
         Command::Connections(args) => args.run(),
+        Command::Persist(args) => args.run(),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -134,7 +169,7 @@ impl LoadArgs {
         let fixtures = self.target.read()?;
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
         let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
-        self.target.show(&report)
+        show(&report, self.target.json.as_deref())
     }
 
     fn plan(&self) -> Result<Plan, String> {
@@ -174,7 +209,28 @@ impl ConnectionsArgs {
         let seats = fixtures.spread(self.count as usize);
         let Target { url, pid, .. } = &self.target;
         let report = idle::run(url, &seats, self.sources, self.hold_seconds, pid).map_err(Failure::Run)?;
-        self.target.show(&report)
+        show(&report, self.target.json.as_deref())
+    }
+}
+
+impl PersistArgs {
+    fn run(self) -> Result<bool, Failure> {
+        let url = self.url().map_err(Failure::Arguments)?;
+        let plan = persist::Plan {
+            rows: self.rows as usize,
+            single_rows: self.single_rows as usize,
+            batches: self.batch.iter().map(|rows| *rows as usize).collect(),
+            rounds: self.rounds as usize,
+            text_bytes: self.bytes as usize,
+            candidates: self.candidates,
+        };
+        show(&persist::run(&url, &plan).map_err(Failure::Run)?, self.out.as_deref())
+    }
+
+    fn url(&self) -> Result<DatabaseUrl, String> {
+        let text = self.database_url.clone().or_else(|| std::env::var("DATABASE_URL").ok());
+        let text = text.ok_or("give a database with --database-url or DATABASE_URL")?;
+        text.parse().map_err(|error: BadDatabaseUrl| error.to_string())
     }
 }
 
@@ -188,22 +244,22 @@ impl Target {
         }
         Fixtures::read(&self.fixtures).map_err(Failure::Arguments)
     }
+}
 
-    /// Shows the report; whether all went well.
-    fn show(&self, report: &impl Verdict) -> Result<bool, Failure> {
-        let json = serde_json::to_string_pretty(report).map_err(|error| Failure::Run(error.to_string()))?;
-        match &self.json {
-            Some(path) if path.as_os_str() == "-" => println!("{json}"),
-            other => {
-                print!("{report}");
-                if let Some(path) = other {
-                    std::fs::write(path, json + "\n")
-                        .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
-                }
+/// Shows the report; whether all went well.
+fn show(report: &impl Verdict, file: Option<&Path>) -> Result<bool, Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(|error| Failure::Run(error.to_string()))?;
+    match file {
+        Some(path) if path.as_os_str() == "-" => println!("{json}"),
+        other => {
+            print!("{report}");
+            if let Some(path) = other {
+                std::fs::write(path, json + "\n")
+                    .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
             }
         }
-        Ok(report.faults().is_empty())
     }
+    Ok(report.faults().is_empty())
 }
 
 #[cfg(test)]
@@ -215,7 +271,7 @@ mod tests {
         let line = format!("ringroom-perf load --url ws://127.0.0.1:1 --fixtures f {args}");
         match Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?.command {
             Command::Load(args) => args.plan(),
-            Command::Connections(_) => Err("connections".into()),
+            Command::Connections(_) | Command::Persist(_) => Err("another command".into()),
         }
     }
 

@@ -10,6 +10,8 @@
 //! idle.rs      or nobody sends: what a connection costs
 //!      |
 //! report.rs    text for a person, JSON for a program; process.rs reads the server's CPU and memory from /proc
+//!
+//! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
 //! ```
 //!
 //! Nothing on the path of a delivery allocates: the server must be the slower side, or its figures are ours.
@@ -23,12 +25,19 @@ mod handshake;
 mod idle;
 mod load;
 mod message;
+mod persist;
+// The private server of ringroom's own tests.
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, missing_docs, reason = "made for more tests than are here")]
+#[path = "../../tests/support/postgres.rs"]
+mod postgres;
 mod process;
 mod report;
 mod sequence;
 #[cfg(test)]
 mod stand_in;
 mod url;
+mod ways;
 
 use std::process::ExitCode;
 

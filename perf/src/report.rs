@@ -228,7 +228,7 @@ fn write_cpu(f: &mut Formatter<'_>, label: &str, cpu: &ServerCpu, event: &str) -
     Ok(())
 }
 
-fn write_verdict(f: &mut Formatter<'_>, faults: &[String], whole: &str) -> fmt::Result {
+pub(crate) fn write_verdict(f: &mut Formatter<'_>, faults: &[String], whole: &str) -> fmt::Result {
     if faults.is_empty() {
         return writeln!(f, "verified    {whole}");
     }
@@ -242,7 +242,7 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn grouped(number: f64) -> String {
+pub(crate) fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let parts: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|part| str::from_utf8(part).unwrap_or("")).collect();
     parts.join(",")
