@@ -258,8 +258,10 @@ async fn a_batch_that_is_there_in_part_is_completed() {
         }
         let reader = chat.reader().await;
         let (mut saved, mut before) = (Vec::new(), None);
-        while let Some(page) = reader.history(chat.room, before, 200).await.unwrap().filter(|page| !page.is_empty()) {
-            before = page.last().map(|last| last.id);
+        loop {
+            let page = reader.history(chat.room, before, 200).await.unwrap();
+            let Some(last) = page.last() else { break };
+            before = Some(last.stamp());
             saved.extend(page);
         }
         let expected: Vec<(Uuid, &str)> = rows.iter().rev().map(|row| (row.id, row.content)).collect();
