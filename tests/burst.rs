@@ -14,7 +14,8 @@ fn a_commit_of_more_than_the_window_reaches_those_who_read() {
     let mut place = Place::sqlite();
     let room = place.seed(1, 3).remove(0);
     // All of the messages are saved, and so broadcast, at once.
-    let flags = ["--commit-delay-ms", "700", "--lag-bytes-max", "131072", "--drain-seconds", "0"];
+    let flags =
+        ["--durability", "commit", "--commit-delay-ms", "700", "--lag-bytes-max", "131072", "--drain-seconds", "0"];
     let server = Server::start(&place, &flags);
     let members: Vec<Client> =
         room.users.iter().map(|user| Client::join(server.address, room.room, &user.token)).collect();
