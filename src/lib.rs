@@ -4,7 +4,7 @@
 //!             accept -> request head -> room's shard -> auth -> 101 -> frames -> JSON -> room log -> send
 //!  clients ==> [ shard 0 | core 0 ]    <------- crossbeam-channel: sockets ------->    [ shard N | core N ]
 //!                  |   ^                                                                    |   ^
-//!            turns |   | settled                                                  questions |   | answers
+//!          journal |   | held                                                     questions |   | answers
 //!                  v   |                                                                    v   |
 //!             [ writer thread ] --in bulk--> Postgres | SQLite <--in bulk-- [ control thread: look-ups, HTTP, signals ]
 //! ```
@@ -13,17 +13,18 @@
 //!
 //! | thread | owns | never |
 //! | --- | --- | --- |
-//! | shard, one a core | its listener, ring, connections, rooms and their logs | takes a lock, blocks, talks to the database |
-//! | writer | the database connection that writes; turns that are not settled | speaks to clients |
+//! | shard, one a core | its listener, ring, connections, rooms and their logs, its journal's files | takes a lock, blocks, talks to the database |
+//! | writer | the database connection that writes; what it has read of the journals and not saved; the dead letters | speaks to clients |
 //! | control | the one that reads; the cache of look-ups; HTTP; signals | is on a message's path |
 //!
 //! # A message meets, in this order
 //!
 //! [`shard::ring`] its bytes arrive in a buffer of the pool · [`shard::conn`] whose connection it is · [`ws::frame`] unmasked
 //! where it lies · [`shard::chat`] · [`protocol::input`] parsed in place, checked · [`stamp`] its id and time ·
-//! [`protocol::output`] written once, as a finished frame, into its room's open batch · [`writer`] a turn's messages of all
-//! rooms, committed with those of other shards · [`store`] · [`shard::chat`] again · [`shard::room`] the batch enters the
-//! room's log · [`shard::ring`] one send for each member that is not sending already.
+//! [`protocol::output`] written once, as a finished frame, into its room's open batch · [`journal`] a turn's messages of all
+//! rooms in one write, held after one sync ([`shard::journal`] carries it out) · [`shard::chat`] again · [`shard::room`] the
+//! batch enters the room's log · [`shard::ring`] one send for each member that is not sending already. Meanwhile the
+//! [`writer`] reads it back, and commits it with those of other shards · [`store`].
 //!
 //! Before that, a connection met [`shard::accept`], [`ws::handshake`], [`protocol::connect`], [`topology`] (which shard its room
 //! lives on) and [`auth`]; or, if it wanted a page, [`http`], and [`history`] if a room's past. At the end it meets [`close`].
@@ -33,10 +34,12 @@
 //!
 //! # What always holds
 //!
-//! - **Saved, then broadcast.** No frame of a message enters a room's log before the transaction that holds it has committed
-//!   (`Chat::settle`; `tests/crash.rs`, `tests/database_outage.rs`).
-//! - **One order.** A room lives on one shard, which stamps rising ids and times and keeps one log; the writer saves turns in the
-//!   order in which they came (`tests/order.rs`).
+//! - **Held, then broadcast.** No frame of a message enters a room's log before what `durability` asks for holds: by default,
+//!   that the journal with it is on the disk (`Chat::settle`; `tests/crash.rs`, `tests/journal_files.rs`).
+//! - **Broadcast, then saved, once.** What is held is in the database in the end, or among the [`dead_letters`]; the journal
+//!   forgets it not before. To insert it again does no harm.
+//! - **One order.** A room lives on one shard, which stamps rising ids and times and keeps one log; the writer saves what a
+//!   shard holds in the order in which it came (`tests/order.rs`).
 //! - **No gap.** A connection is a cursor into that log from the turn of its greeting on ([`shard::room`]).
 //! - **A shard takes no lock.** What crosses threads goes through [`shard::mailbox`]; counts that others read are in
 //!   [`metrics`] and [`shard::occupancy`].
