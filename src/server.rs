@@ -51,6 +51,7 @@ use crate::{
         mailbox::{Mailbox, Postbox, mailbox},
         occupancy::Occupancy,
     },
+    stamp::Stamper,
     store::{Reader, Writer},
     topology::{self, Topology},
     writer::{self, Backlog, Outlets, Settled, Turn, Unfinished},
@@ -188,7 +189,7 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
             occupancy: Arc::clone(&occupancy),
             counters: Arc::clone(&counters[2 + shard]),
         };
-        threads.push(start_shard(shard, config, &topology, setup, posts, journals.of_shard(config, shard), &fault)?);
+        threads.push(start_shard(shard, config, &topology, setup, posts, &journals, &fault)?);
     }
     let policy = auth::Policy {
         cache: config.auth_cache,
@@ -405,11 +406,12 @@ fn start_shard(
     topology: &Arc<Topology>,
     setup: Setup<Mail>,
     posts: Posts,
-    journal: Option<(Files, Appender)>,
+    journals: &Journals,
     fault: &mpsc::UnboundedSender<(String, String)>,
 ) -> Result<JoinHandle<()>, Failure> {
     let (rules, topology) = (rules(config, topology.shards()), Arc::clone(topology));
-    let durability = config.durability;
+    let (durability, newest) = (config.durability, journals.recovered.newest);
+    let journal = journals.of_shard(config, shard);
     spawn(format!("shard-{shard}"), fault, move || {
         topology::pin(topology.cpu_of(shard));
         let counters = Arc::clone(&setup.counters);
@@ -421,7 +423,9 @@ fn start_shard(
             None if durability == Durability::None => Keep::Memory,
             None => Keep::Writer,
         };
-        let chat = Chat::new(shard, topology, rules, posts, keep, counters);
+        // What an earlier run broadcast last may be of a clock that was ahead of this one's.
+        let stamper = newest.map_or_else(Stamper::new, Stamper::after);
+        let chat = Chat::new(shard, topology, rules, posts, keep, stamper, counters);
         shard::run(setup, chat).map_err(|error| error.to_string())
     })
 }

@@ -35,6 +35,11 @@ impl Stamper {
         Stamper { last: 0, random: rand::make_rng() }
     }
 
+    /// A stamper whose first timestamp is above `last`, though the clock may have been set back.
+    pub fn after(last: Micros) -> Stamper {
+        Stamper { last, ..Stamper::new() }
+    }
+
     /// A stamper whose random bits repeat, for tests.
     pub fn seeded(seed: u64) -> Stamper {
         Stamper { last: 0, random: StdRng::seed_from_u64(seed) }
@@ -166,6 +171,13 @@ mod tests {
             last = stamped;
         }
         assert!(last.1 < NOON + 20_000, "time runs ahead by a microsecond a message at most");
+    }
+
+    #[test]
+    fn a_run_goes_on_where_the_last_one_was() {
+        let (before, mut stamper) = (Stamper::new().stamp(NOON), Stamper::after(NOON));
+        let after = stamper.stamp(NOON - 3_600_000_000);
+        assert!(after.0 > before.0 && after.1 > before.1);
     }
 
     #[test]

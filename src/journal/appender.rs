@@ -456,7 +456,9 @@ impl Appender {
             // Nothing in it counts: another file takes its number.
             self.segment.number -= 1;
             self.segment.held = self.segment.previous_end;
-            self.old.pop_back_if(|number| *number == self.segment.number);
+            if self.old.back() == Some(&self.segment.number) {
+                self.old.pop_back();
+            }
         }
         let is_second = self.unsynced.iter().any(|chunk| chunk.has_failed);
         for chunk in self.unsynced.drain(..).rev() {

@@ -246,6 +246,7 @@ impl Chat {
         rules: Rules,
         posts: Rc<Posts>,
         keep: Keep,
+        stamper: Stamper,
         counters: Arc<Counters>,
     ) -> Chat {
         Chat {
@@ -255,7 +256,7 @@ impl Chat {
             posts,
             counters,
             parser: Parser::new(),
-            stamper: Stamper::new(),
+            stamper,
             rooms: Slab::new(),
             by_id: HashMap::new(),
             receivers: HashMap::new(),
