@@ -1,8 +1,9 @@
-//! Values in Postgres' binary form that need more than a plain Rust type: user ids of either type, points in time.
+//! What goes to Postgres in binary form and needs more than a plain Rust type: user ids of either type, points in time,
+//! the rows of a COPY.
 
 use std::error::Error;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
@@ -102,6 +103,44 @@ impl<'a> FromSql<'a> for Moment {
     }
 }
 
+/// Rows in the binary format of COPY (PostgreSQL manual, COPY), to be sent as one piece. In pieces of 4 KiB, as
+/// tokio-postgres' `BinaryCopyInWriter` sends them, a batch of 1,024 took some per cent longer and a fifth more of our CPU.
+#[derive(Debug)]
+pub(super) struct CopyRows {
+    out: BytesMut,
+}
+
+impl CopyRows {
+    /// No rows yet, and room for so many bytes of them.
+    pub(super) fn with_capacity(bytes: usize) -> CopyRows {
+        let mut out = BytesMut::with_capacity(bytes);
+        out.put_slice(b"PGCOPY\n\xff\r\n\0");
+        // No flags, no extension of the header.
+        out.put_slice(&[0; 8]);
+        CopyRows { out }
+    }
+
+    /// Adds a row, each value as the very type of its column. After an error the rows are of no use.
+    pub(super) fn push(&mut self, values: &[&dyn ToSql], types: &[Type]) -> Result<(), Failure> {
+        self.out.put_i16(values.len().try_into()?);
+        for (value, column) in values.iter().zip(types) {
+            let start = self.out.len();
+            self.out.put_i32(-1);
+            if let IsNull::No = value.to_sql_checked(column, &mut self.out)? {
+                let length = i32::try_from(self.out.len() - start - 4)?;
+                self.out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole, with the mark of its end.
+    pub(super) fn finish(mut self) -> Bytes {
+        self.out.put_i16(-1);
+        self.out.freeze()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +165,15 @@ mod tests {
         assert!(Key(UserId::Int(1 << 31)).to_sql(&Type::INT4, &mut out).is_err());
         assert!(Key(UserId::Int(1 << 15)).to_sql(&Type::INT2, &mut out).is_err());
         assert_eq!(Key::from_sql(&Type::INT4, &7_i32.to_be_bytes()).unwrap().0, UserId::Int(7));
+    }
+
+    #[test]
+    fn a_row_of_a_copy_is_its_values_with_their_lengths() {
+        let mut rows = CopyRows::with_capacity(0);
+        rows.push(&[&Key(UserId::Int(7)), &None::<&str>, &"abc"], &[Type::INT2, Type::TEXT, Type::VARCHAR]).unwrap();
+        let header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".as_slice();
+        let row = b"\0\x03\0\0\0\x02\0\x07\xff\xff\xff\xff\0\0\0\x03abc".as_slice();
+        assert_eq!(rows.finish(), [header, row, b"\xff\xff"].concat());
+        assert!(CopyRows::with_capacity(0).push(&[&"abc"], &[Type::JSONB]).is_err());
     }
 }
