@@ -1,7 +1,7 @@
 //! A room's history, whole: what its members have seen, whether the database has it yet or not.
 //!
 //! In: a room, and a message to begin before. Out: the messages before it, newest first, in order, each once. On the control
-//! thread; knows neither SQL nor the journal's files.
+//! thread; knows neither SQL, nor the journal's files, nor the shards.
 
 use std::{cmp::Reverse, fmt, io, sync::Arc};
 
@@ -37,6 +37,13 @@ impl Table for store::Reader {
     }
 }
 
+/// The part of a history that neither the database nor a journal has yet (`durability = "none"`).
+pub trait Memory: Sync {
+    /// The room's messages that are broadcast and only in memory, oldest first. Like those of a journal they are newer than what
+    /// of this run is saved.
+    fn unsaved(&self, room: RoomId) -> impl Future<Output = Result<Vec<Saved>, Unread>> + Send;
+}
+
 /// Why a history is not whole, and so not given.
 #[derive(Debug)]
 pub enum Unread {
@@ -44,6 +51,8 @@ pub enum Unread {
     Database(StoreError),
     /// A file of the journal cannot be read.
     Journal(io::Error),
+    /// The room's shard does not say what it has: it has too much to do, or has ended.
+    Shard,
 }
 
 impl From<StoreError> for Unread {
@@ -65,6 +74,9 @@ impl fmt::Display for Unread {
             Unread::Journal(error) => {
                 write!(f, "the journal cannot be read: {error}; is its disk sound, and are its files there?")
             }
+            Unread::Shard => {
+                f.write_str("the room's shard does not answer: it is overloaded, or the server is stopping")
+            }
         }
     }
 }
@@ -78,28 +90,46 @@ impl fmt::Display for Unread {
 /// When a part of it cannot be read.
 pub async fn read(
     table: &impl Table,
+    memory: &impl Memory,
     pending: &Arc<Pending>,
     room: RoomId,
     before: Option<Uuid>,
     limit: u16,
 ) -> Result<Option<Vec<Saved>>, Unread> {
-    // What is pending is asked for first, always: a message that is saved between the two is then found twice and not never.
+    // What is not saved is asked for first, always: a message that is saved between the two is then found twice and not never.
+    let mut in_memory = memory.unsaved(room).await?;
     let before = match before {
         None => None,
-        Some(id) => match pending.find(room, id).await? {
+        Some(id) => match stamp(table, &in_memory, pending, room, id).await? {
             Some(stamp) => Some(stamp),
-            None => match table.stamp(room, id).await? {
-                Some(stamp) => Some(stamp),
-                None => return Ok(None),
-            },
+            None => return Ok(None),
         },
     };
+    in_memory.retain(|saved| before.is_none_or(|before| saved.stamp() < before));
     let unsaved = pending.newest(room, before, limit.into()).await?;
-    if unsaved.live.len() == usize::from(limit) {
-        return Ok(Some(unsaved.live));
+    let live = merge([in_memory, unsaved.live], limit);
+    if live.len() == usize::from(limit) {
+        return Ok(Some(live));
     }
     let saved = table.newest(room, before, limit).await?;
-    Ok(Some(merge([saved, unsaved.live, unsaved.old], limit)))
+    Ok(Some(merge([saved, live, unsaved.old], limit)))
+}
+
+/// The stamp of the room's message with this id, wherever that is.
+async fn stamp(
+    table: &impl Table,
+    in_memory: &[Saved],
+    pending: &Arc<Pending>,
+    room: RoomId,
+    id: Uuid,
+) -> Result<Option<Stamp>, Unread> {
+    if let Some(saved) = in_memory.iter().find(|saved| saved.id == id) {
+        return Ok(Some(saved.stamp()));
+    }
+    match pending.find(room, id).await? {
+        Some(stamp) => Ok(Some(stamp)),
+        None => Ok(table.stamp(room, id).await?),
+    }
 }
 
 /// The newest of several parts of a history, newest first. Of a message that is in several the first one counts.
@@ -132,6 +162,7 @@ mod tests {
     struct Fake {
         rows: Mutex<Vec<Saved>>,
         rest: Vec<Saved>,
+        in_memory: Vec<Saved>,
         progress: Arc<Progress>,
         saves_all: Option<When>,
         is_away: AtomicBool,
@@ -173,7 +204,14 @@ mod tests {
         }
     }
 
-    /// A room whose messages are now in the table, now in the journal, now in what an earlier run left, now in two of them.
+    impl Memory for Fake {
+        async fn unsaved(&self, _: RoomId) -> Result<Vec<Saved>, Unread> {
+            Ok(self.in_memory.clone())
+        }
+    }
+
+    /// A room whose messages are now in the table, now in the journal or in memory, now in what an earlier run left, now in
+    /// two of them.
     fn split(random: &mut impl Rng) -> (Disk, Fake, Vec<Saved>) {
         let (mut disk, mut rows, mut all) = (Disk::new(), Vec::new(), Vec::new());
         let mut timestamp = 0;
@@ -192,7 +230,8 @@ mod tests {
             disk.leave_as_old(number);
         }
         let live: Vec<Saved> = (0..random.random_range(0..40)).map(|_| next(&mut all)).collect();
-        for saved in &live {
+        let is_journalled = random.random_bool(0.7);
+        for saved in live.iter().filter(|_| is_journalled) {
             if random.random_bool(0.1) {
                 disk.roll();
             }
@@ -206,9 +245,20 @@ mod tests {
         let committed = random.random_range(saved..=disk.written.len());
         disk.progress.set_saved(disk.written.get(saved).map_or(disk.progress.held(), |(place, ..)| *place));
         rows.extend(disk.written[..committed].iter().filter(|(_, room, _)| *room == ROOM).map(|(.., row)| row.clone()));
+        let mut in_memory = live.clone();
+        match is_journalled {
+            true => in_memory.clear(),
+            // The shard hears of a commit later.
+            false => {
+                let committed = random.random_range(0..=live.len());
+                rows.extend_from_slice(&live[..committed]);
+                in_memory.drain(..random.random_range(0..=committed));
+            }
+        }
         let table = Fake {
             rows: Mutex::new(rows),
             rest: live,
+            in_memory,
             progress: Arc::clone(&disk.progress),
             saves_all: [None, Some(When::Before), Some(When::After)][random.random_range(0..3)],
             ..Fake::default()
@@ -230,10 +280,10 @@ mod tests {
                 let expected: Vec<Saved> =
                     all[..before.unwrap_or(all.len())].iter().rev().take(limit).cloned().collect();
                 let before = before.map(|nth| all[nth].id);
-                let found = read(&table, &pending, ROOM, before, limit as u16).await.unwrap();
+                let found = read(&table, &table, &pending, ROOM, before, limit as u16).await.unwrap();
                 assert_eq!(found, Some(expected), "round {round}, before {before:?}, limit {limit}");
             }
-            assert_eq!(read(&table, &pending, ROOM, Some(id(5_000)), 5).await.unwrap(), None);
+            assert_eq!(read(&table, &table, &pending, ROOM, Some(id(5_000)), 5).await.unwrap(), None);
         }
     }
 
@@ -255,9 +305,23 @@ mod tests {
             (Some(9), 1, None),
         ] {
             let asked = table.asked.load(Relaxed);
-            let found = read(&table, &pending, ROOM, before.map(id), limit).await;
+            let found = read(&table, &table, &pending, ROOM, before.map(id), limit).await;
             let found = found.ok().map(|found| found.unwrap().iter().map(|saved| saved.timestamp).collect::<Vec<_>>());
             assert_eq!(table.asked.load(Relaxed) - asked, usize::from(times.is_none()), "before {before:?}, {limit}");
+            assert_eq!(found, times, "before {before:?}, {limit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_database_is_asked_only_for_what_memory_lacks() {
+        let table = Fake { in_memory: (3..=5).map(message).collect(), ..Fake::default() };
+        let pending = Disk::new().pending();
+        table.is_away.store(true, Relaxed);
+        for (before, limit, times) in
+            [(None, 3, Some(vec![5, 4, 3])), (Some(5), 2, Some(vec![4, 3])), (None, 4, None), (Some(2), 1, None)]
+        {
+            let found = read(&table, &table, &pending, ROOM, before.map(id), limit).await;
+            let found = found.ok().map(|found| found.unwrap().iter().map(|saved| saved.timestamp).collect::<Vec<_>>());
             assert_eq!(found, times, "before {before:?}, {limit}");
         }
     }

@@ -20,6 +20,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
+    task::spawn_blocking,
 };
 use uuid::Uuid;
 
@@ -28,7 +29,7 @@ use crate::{
     config::{Config, Durability},
     dead_letters::DeadLetters,
     failure::Failure,
-    history,
+    history::{self, Unread},
     http::{self, History, Http},
     identity::{RoomId, Token, UserId},
     journal::{
@@ -36,7 +37,7 @@ use crate::{
         appender::{self, Appender},
         pending::Pending,
         place::Place,
-        record::{Record, encoded_len},
+        record::{Record, decode_all, encoded_len},
         recovery::{self, Recovered},
         tail::{self, Damage, Tail},
     },
@@ -52,7 +53,7 @@ use crate::{
         occupancy::Occupancy,
     },
     stamp::Stamper,
-    store::{Reader, Writer},
+    store::{Reader, Saved, Writer},
     topology::{self, Topology},
     writer::{self, Backlog, Outlets, Settled, Turn, Unfinished},
 };
@@ -199,7 +200,12 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     };
     let auth = Auth::new(reader, policy, Arc::clone(&counters[0]));
     let pending = Arc::new(journals.pending(&topology));
-    let rooms = Rooms { auth: auth.clone(), pending, counters: Arc::clone(&counters[0]) };
+    let memory = Memory {
+        shards: if config.durability == Durability::None { shard_posts.clone() } else { Vec::new() },
+        topology: Arc::clone(&topology),
+        counters: Arc::clone(&counters[0]),
+    };
+    let rooms = Rooms { auth: auth.clone(), memory, pending, counters: Arc::clone(&counters[0]) };
     let http = Http::new(rooms, Arc::clone(&counters[0]));
     let control = Control { questions, shards: shard_posts, auth, http, threads, faults, journals, is_draining: false };
     Ok((control, Running { address, shards: topology.shards(), counters }))
@@ -527,6 +533,7 @@ fn summarise(counters: &[Arc<Counters>]) {
 #[derive(Clone)]
 struct Rooms {
     auth: Auth<Reader>,
+    memory: Memory,
     pending: Arc<Pending>,
     counters: Arc<Counters>,
 }
@@ -537,7 +544,7 @@ impl http::Rooms for Rooms {
     }
 
     async fn history(&self, room: RoomId, before: Option<Uuid>, limit: u16) -> History {
-        match history::read(self.auth.directory(), &self.pending, room, before, limit).await {
+        match history::read(self.auth.directory(), &self.memory, &self.pending, room, before, limit).await {
             Ok(Some(messages)) => History::Messages(messages),
             Ok(None) => History::UnknownMessage,
             Err(unread) => {
@@ -550,5 +557,32 @@ impl http::Rooms for Rooms {
                 History::Unavailable
             }
         }
+    }
+}
+
+/// What the shards have broadcast and only memory has yet.
+#[derive(Clone)]
+struct Memory {
+    /// None where what is broadcast is in the database or in a journal.
+    shards: Vec<Postbox<Mail>>,
+    topology: Arc<Topology>,
+    counters: Arc<Counters>,
+}
+
+impl history::Memory for Memory {
+    async fn unsaved(&self, room: RoomId) -> Result<Vec<Saved>, Unread> {
+        let Some(shard) = self.shards.get(self.topology.shard_of(room)) else { return Ok(Vec::new()) };
+        let (reply, answer) = oneshot::channel();
+        if shard.post(Mail::Unsaved(reply)).is_err() {
+            self.counters.mailbox_full.up();
+            return Err(Unread::Shard);
+        }
+        let turns = answer.await.map_err(|_| Unread::Shard)?;
+        // All rooms' messages are looked through: elsewhere, for they may be many.
+        let of_room = spawn_blocking(move || {
+            let records = turns.iter().flat_map(|records| decode_all(records));
+            records.filter(|record| record.row.room == room).map(|record| record.saved()).collect()
+        });
+        of_room.await.map_err(|_| Unread::Shard)
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     identity::UserId,
-    store::{Micros, Row},
+    store::{Micros, Row, Saved},
 };
 
 /// Bytes before a record's body.
@@ -34,6 +34,21 @@ pub struct Record<'a> {
     pub row: Row<'a>,
     /// The sender's name.
     pub sender_username: &'a str,
+}
+
+impl Record<'_> {
+    /// The message as the table would give it back.
+    pub fn saved(&self) -> Saved {
+        let Record { row, sender_username } = self;
+        Saved {
+            id: row.id,
+            sender: row.sender,
+            sender_username: (*sender_username).into(),
+            receiver: row.receiver,
+            timestamp: row.timestamp,
+            content: row.content.into(),
+        }
+    }
 }
 
 /// What stands at a place of the journal.

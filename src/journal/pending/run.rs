@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     identity::RoomId,
-    journal::record::{Decoded, Record, decode},
+    journal::record::{Decoded, decode},
     store::{Saved, Stamp},
 };
 
@@ -80,20 +80,9 @@ impl<F: Files> Run<F> {
             return Ok(None);
         }
         Ok(match decode(&bytes?) {
-            Decoded::Record { record, .. } if record.row.room == self.room => Some(saved(&record)),
+            Decoded::Record { record, .. } if record.row.room == self.room => Some(record.saved()),
             _ => None,
         })
-    }
-}
-
-fn saved(Record { row, sender_username }: &Record<'_>) -> Saved {
-    Saved {
-        id: row.id,
-        sender: row.sender,
-        sender_username: (*sender_username).into(),
-        receiver: row.receiver,
-        timestamp: row.timestamp,
-        content: row.content.into(),
     }
 }
 
