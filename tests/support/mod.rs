@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod client;
+pub mod hold;
 pub mod load;
 pub mod place;
 pub mod postgres;
