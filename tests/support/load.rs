@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashSet,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -18,6 +19,7 @@ use ringroom::{
     store::{Saved, SeededRoom},
 };
 
+use serde_json::Value;
 use tungstenite::Message;
 
 use super::{
@@ -26,10 +28,19 @@ use super::{
     server::Server,
 };
 
-/// Messages that a sender has under way at a time.
-const WINDOW: usize = 8;
-/// Between two messages of a sender: enough load to be in the middle of something always, and no busy loop.
-const PAUSE: Duration = Duration::from_millis(4);
+/// How members talk.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// Messages that a sender has under way at a time.
+    pub window: usize,
+    /// Between two messages of a sender.
+    pub pause: Duration,
+    /// The most characters that a text has beyond what tells it from others. Half of them have much less.
+    pub padding_chars: usize,
+}
+
+/// Enough load to be in the middle of something always, and no busy loop.
+const CALM: Manner = Manner { window: 8, pause: Duration::from_millis(4), padding_chars: 0 };
 
 /// Members of several rooms, at it.
 pub struct Load {
@@ -53,7 +64,10 @@ pub struct Account {
     pub room: RoomId,
     pub user: String,
     /// Makes its texts differ from those of the same user in other runs.
-    run: usize,
+    pub run: usize,
+    manner: Manner,
+    /// How many of the messages heard are its own.
+    own: usize,
     pub sent: Vec<String>,
     pub heard: Vec<Broadcast>,
     /// How many messages were answered with `not_saved`.
@@ -67,12 +81,18 @@ pub struct Account {
 pub struct Broadcast {
     pub id: String,
     pub timestamp: String,
+    pub sender: String,
     pub text: String,
 }
 
 impl Load {
     /// Connects every user of every room; the first `senders` of each room talk. `run` makes texts of several loads differ.
     pub fn start(server: &Server, rooms: &[SeededRoom], senders: usize, run: usize) -> Load {
+        Load::start_with(server, rooms, senders, run, CALM)
+    }
+
+    /// As [`start`](Load::start), in another manner.
+    pub fn start_with(server: &Server, rooms: &[SeededRoom], senders: usize, run: usize, manner: Manner) -> Load {
         let state = Arc::new(State::default());
         let mut members = Vec::new();
         for room in rooms {
@@ -82,6 +102,8 @@ impl Load {
                     room: room.room,
                     user: user.username.clone(),
                     run,
+                    manner,
+                    own: 0,
                     sent: Vec::new(),
                     heard: Vec::new(),
                     not_saved: 0,
@@ -125,6 +147,12 @@ impl Load {
         self.leave()
     }
 
+    /// The accounts, when the server is gone and each has read all that reached it.
+    pub fn bereft(self) -> Vec<Account> {
+        self.state.quiet.store(true, Relaxed);
+        self.members.into_iter().map(|member| member.join().unwrap()).collect()
+    }
+
     /// The accounts, as they are when all have left or lost their connection.
     pub fn leave(self) -> Vec<Account> {
         self.state.quiet.store(true, Relaxed);
@@ -147,6 +175,7 @@ impl Account {
         assert_eq!(self.user, later.user);
         self.sent.extend(later.sent);
         self.heard.extend(later.heard);
+        self.own += later.own;
         self.not_saved += later.not_saved;
         self.ended |= later.ended;
     }
@@ -154,8 +183,8 @@ impl Account {
     fn keep(mut self, mut client: Client, talks: bool, state: &State) -> Account {
         let mut spoke = Instant::now();
         while !state.over.load(Relaxed) && !self.ended {
-            let may_talk = talks && !state.quiet.load(Relaxed) && spoke.elapsed() >= PAUSE;
-            if may_talk && self.unanswered() < WINDOW {
+            let may_talk = talks && !state.quiet.load(Relaxed) && spoke.elapsed() >= self.manner.pause;
+            if may_talk && self.unanswered() < self.manner.window {
                 spoke = Instant::now();
                 self.send(&mut client, state);
             }
@@ -170,14 +199,14 @@ impl Account {
     }
 
     fn send(&mut self, client: &mut Client, state: &State) {
-        let text = format!("{} {} #{}", self.user, self.run, self.sent.len());
+        let text = text_of(&format!("{} {} #{}", self.user, self.run, self.sent.len()), self.manner.padding_chars);
         state.unanswered.fetch_add(1, Relaxed);
         self.ended |= client.socket.send(Message::text(chat_message(&text))).is_err();
         self.sent.push(text);
     }
 
     fn listen(&mut self, client: &mut Client, state: &State) {
-        match client.hear(PAUSE) {
+        match client.hear(self.manner.pause) {
             None => {}
             Some(Err(_)) => self.ended = true,
             Some(Ok(message)) if message["code"] == "not_saved" => {
@@ -186,12 +215,12 @@ impl Account {
                 state.unanswered.fetch_sub(1, Relaxed);
             }
             Some(Ok(message)) => {
-                let field = |name: &str| message[name].as_str().unwrap_or_else(|| panic!("{message}")).to_owned();
-                let text = field("message");
-                if self.is_mine(&text) {
+                let heard = Broadcast::from(&message);
+                if self.is_mine(&heard.text) {
+                    self.own += 1;
                     state.unanswered.fetch_sub(1, Relaxed);
                 }
-                self.heard.push(Broadcast { id: field("message_id"), timestamp: field("timestamp"), text });
+                self.heard.push(heard);
                 state.heard.fetch_add(1, Relaxed);
             }
         }
@@ -201,13 +230,40 @@ impl Account {
         text.split(' ').next() == Some(&self.user)
     }
 
-    fn answered(&self) -> usize {
-        self.heard.iter().filter(|heard| self.is_mine(&heard.text)).count() + self.not_saved
-    }
-
     fn unanswered(&self) -> usize {
-        self.sent.len() - self.answered()
+        self.sent.len() - self.own - self.not_saved
     }
+}
+
+impl From<&Value> for Broadcast {
+    fn from(message: &Value) -> Broadcast {
+        let field = |name: &str| message[name].as_str().unwrap_or_else(|| panic!("{message}")).to_owned();
+        Broadcast {
+            id: field("message_id"),
+            timestamp: field("timestamp"),
+            sender: field("sender_id"),
+            text: field("message"),
+        }
+    }
+}
+
+/// The text that begins with `name`, and is longer by up to `padding_chars`: always the same for the same name.
+pub fn text_of(name: &str, padding_chars: usize) -> String {
+    /// Of all lengths in UTF-8, and some that JSON escapes; no digit, for [`name_of`].
+    const PADDING: [&str; 4] = ["a ü\"\\漢\n🙂", "lorem ip", "ünïcödé ", "漢字かな交じり文"];
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let hash = hasher.finish() as usize;
+    let most = if hash.is_multiple_of(2) { padding_chars } else { padding_chars / 32 };
+    let padding = PADDING[hash / 2 % PADDING.len()];
+    format!("{name}{}", padding.repeat(hash / 8 % (most / 8 + 1)))
+}
+
+/// What [`text_of`] made this text from.
+pub fn name_of(text: &str) -> &str {
+    let digits = text.find('#').map_or(0, |at| at + 1);
+    let end = text[digits..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |len| digits + len);
+    &text[..end]
 }
 
 /// Holds the accounts of members that stayed to the end against each other and against the table: `table` gives a room's

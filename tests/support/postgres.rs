@@ -149,6 +149,11 @@ impl Postgres {
         postmaster.wait().unwrap();
     }
 
+    /// It was not killed or stopped.
+    pub fn is_running(&self) -> bool {
+        self.postmaster.is_some()
+    }
+
     /// Stops the server, lets no session finish, and leaves its files.
     pub fn stop(&mut self) {
         let Some(mut postmaster) = self.postmaster.take() else { return };

@@ -25,6 +25,12 @@ pub struct Server {
     log_reader: Option<JoinHandle<()>>,
 }
 
+/// A server that does not accept connections yet, and perhaps never will.
+pub struct Starting {
+    server: Server,
+    lines: mpsc::Receiver<String>,
+}
+
 /// What a server left when it ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -40,6 +46,12 @@ impl Server {
 
     /// As [`start`](Server::start), in a process that has run a line of bash first, such as `ulimit -n 100`.
     pub fn start_after(line: &str, place: &Place, flags: &[&str]) -> Server {
+        let listening = Server::launch(line, place, flags).listening();
+        listening.unwrap_or_else(|ended| panic!("{}: the server does not start: {ended:?}", place.kind))
+    }
+
+    /// As [`start_after`](Server::start_after), without waiting for anything.
+    pub fn launch(line: &str, place: &Place, flags: &[&str]) -> Starting {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("{line}\nexec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ringroom")]);
         for (name, _) in env::vars().filter(|(name, _)| name.starts_with("RINGROOM_") || name == "DATABASE_URL") {
@@ -67,11 +79,7 @@ impl Server {
         });
 
         let unbound = "0.0.0.0:0".parse().unwrap();
-        let mut server = Server { address: unbound, child, log, log_reader: Some(log_reader) };
-        let Ok(line) = lines.recv_timeout(DEADLINE) else { panic!("{}: the server does not start", place.kind) };
-        let address = line.strip_prefix("ringroom is listening on http://").and_then(|rest| rest.split(' ').next());
-        server.address = address.and_then(|address| address.parse().ok()).expect(&line);
-        server
+        Starting { server: Server { address: unbound, child, log, log_reader: Some(log_reader) }, lines }
     }
 
     /// What it has logged so far.
@@ -106,10 +114,10 @@ impl Server {
         format!("/proc/{}/{name}", self.child.id()).into()
     }
 
-    /// SIGKILL.
-    pub fn kill_9(mut self) {
+    /// SIGKILL. It has no exit code then, unless it had ended before.
+    pub fn kill_9(mut self) -> Ended {
         self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.wait()
     }
 
     /// Waits for it to end by itself.
@@ -141,6 +149,27 @@ impl Server {
         let ended = self.wait();
         assert_eq!(ended.code, Some(0), "SIGTERM must end a server in order");
         ended
+    }
+}
+
+impl Starting {
+    /// Waits until it accepts connections; or until it has ended instead.
+    pub fn listening(mut self) -> Result<Server, Ended> {
+        let line = match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => line,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.server.wait()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                panic!("the server neither starts nor ends:\n{}", self.server.log())
+            }
+        };
+        let address = line.strip_prefix("ringroom is listening on http://").and_then(|rest| rest.split(' ').next());
+        self.server.address = address.and_then(|address| address.parse().ok()).expect(&line);
+        Ok(self.server)
+    }
+
+    /// SIGKILL, however far it has come.
+    pub fn kill_9(self) -> Ended {
+        self.server.kill_9()
     }
 }
 
