@@ -8,6 +8,9 @@
 //!   end:   signal -> shards drain (1012) -> nobody can post to the writer -> it commits the rest -> done
 //! ```
 
+mod journals;
+mod rooms;
+
 use std::{
     io,
     net::SocketAddr,
@@ -20,42 +23,33 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
 };
-use uuid::Uuid;
 
+use self::{
+    journals::{Journals, WriterOutlets},
+    rooms::{Memory, Rooms},
+};
 use crate::{
-    auth::{self, Admission, Auth},
+    auth::{self, Auth},
     config::{Config, Durability},
     dead_letters::DeadLetters,
     failure::Failure,
-    history::{self, Unread},
-    http::{self, History, Http},
-    identity::{RoomId, Token, UserId},
-    journal::{
-        Leftovers, Progress,
-        appender::{self, Appender},
-        pending::Pending,
-        place::Place,
-        record::{Record, decode_all, encoded_len},
-        recovery::{self, Recovered},
-        tail::{self, Damage, Tail},
-    },
-    limits::{JOURNAL_NAME_BYTES_MAX, JOURNAL_READ_BYTES, MAILBOX_MESSAGES_MAX},
+    http::Http,
+    limits::MAILBOX_MESSAGES_MAX,
     memory,
     metrics::{self, Counters},
     shard::{
         self, Setup, accept,
         chat::{Chat, Keep, Mail, Posts, Question, Rules},
         conn::Patience,
-        journal::{Bells, Files, Journal},
+        journal::{Bells, Journal},
         mailbox::{Mailbox, Postbox, mailbox},
         occupancy::Occupancy,
     },
     stamp::Stamper,
-    store::{Reader, Saved, Writer},
+    store::{Reader, Writer},
     topology::{self, Topology},
-    writer::{self, Backlog, Outlets, Settled, Turn, Unfinished},
+    writer::{self, Backlog, Turn, Unfinished},
 };
 
 /// A server that accepts connections.
@@ -209,120 +203,6 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     let http = Http::new(rooms, Arc::clone(&counters[0]));
     let control = Control { questions, shards: shard_posts, auth, http, threads, faults, journals, is_draining: false };
     Ok((control, Running { address, shards: topology.shards(), counters }))
-}
-
-/// The journals of this run, and what earlier ones left.
-struct Journals {
-    place: Arc<Place>,
-    recovered: Recovered,
-    leftovers: Leftovers,
-    /// Of each shard.
-    progress: Vec<Arc<Progress>>,
-    rules: appender::Rules,
-}
-
-impl Journals {
-    /// Takes the journal's directory, and looks at what is in it.
-    fn open(config: &Config, shards: usize) -> Result<Journals, Failure> {
-        let rules = journal_rules(config, shards)?;
-        let place = Place::take(&config.data_dir)?;
-        let mut recovered = recovery::recover(&place)?;
-        let leftovers = Leftovers::new(std::mem::take(&mut recovered.segments).into());
-        let progress = (0..shards).map(|_| Arc::default()).collect();
-        Ok(Journals { place: Arc::new(place), recovered, leftovers, progress, rules })
-    }
-
-    /// What the writer is to save out of them.
-    fn backlog(&self, config: &Config) -> Backlog {
-        let start = appender::start(self.recovered.next_number);
-        let tail = |(shard, progress): (u32, &Arc<Progress>)| {
-            progress.begin(start);
-            Tail::new(self.place.directory(), shard, Arc::clone(progress))
-        };
-        let tails = (0..).zip(&self.progress).map(tail).collect();
-        let limits = tail::Limits { records: config.commit_rows_max, bytes: JOURNAL_READ_BYTES };
-        Backlog::new(tails, Arc::clone(&self.leftovers), limits)
-    }
-
-    /// What of them a room's history needs.
-    fn pending(&self, topology: &Arc<Topology>) -> Pending {
-        let first = self.recovered.next_number;
-        let shards = self.progress.iter().map(|progress| (Arc::clone(progress), first)).collect();
-        Pending::new(self.place.directory(), Arc::clone(topology), shards, Arc::clone(&self.leftovers))
-    }
-
-    /// The journal of one shard, unless messages are not journalled.
-    fn of_shard(&self, config: &Config, shard: usize) -> Option<(Files, Appender)> {
-        if !matches!(config.durability, Durability::Sync | Durability::Journal) {
-            return None;
-        }
-        let rules = appender::Rules { shard: shard as u32, ..self.rules };
-        let progress = Arc::clone(&self.progress[shard]);
-        let Recovered { next_number, next_sequence, .. } = self.recovered;
-        let appender = Appender::new(rules, progress, next_number, next_sequence);
-        let directory = self.place.directory().to_owned();
-        Some((Files { directory, shard: rules.shard, segment_bytes: rules.segment_bytes }, appender))
-    }
-
-    /// Removes the files of this run that nobody needs any more, once all threads have ended.
-    fn sweep(&self) {
-        for (shard, progress) in (0..).zip(&self.progress) {
-            if let Err(error) = self.place.sweep(shard, self.recovered.next_number, progress) {
-                tracing::warn!(%error, "a file of the journal that nobody needs cannot be removed; the next start looks at it again");
-            }
-        }
-    }
-}
-
-/// The segments of a shard: as large as configured, or as small as needed for each shard to have enough of them.
-fn journal_rules(config: &Config, shards: usize) -> Result<appender::Rules, Failure> {
-    let of_shard = config.journal_bytes_max / shards as u64;
-    let largest = of_shard / u64::from(appender::SEGMENTS_MIN);
-    let segment_bytes = u64::from(config.journal_segment_bytes).min(largest) / 4096 * 4096;
-    let record_bytes_max = encoded_len(JOURNAL_NAME_BYTES_MAX, config.message_bytes_max);
-    let least = appender::segment_bytes_min(record_bytes_max) as u64;
-    if segment_bytes < least {
-        return Err(Failure::unusable(format!(
-            "the journal's files are too small for messages of {} bytes: with {shards} shards journal_bytes_max must be at \
-             least {}, and journal_segment_bytes at least {least}",
-            config.message_bytes_max,
-            (least + 4096) * u64::from(appender::SEGMENTS_MIN) * shards as u64,
-        )));
-    }
-    Ok(appender::Rules {
-        shard: 0,
-        segment_bytes: segment_bytes as u32,
-        segments_max: u32::try_from(of_shard / segment_bytes).unwrap_or(u32::MAX),
-        record_bytes_max,
-        sync: config.durability == Durability::Sync,
-    })
-}
-
-/// Where the writer's news goes.
-struct WriterOutlets {
-    shards: Vec<Postbox<Mail>>,
-    topology: Arc<Topology>,
-    dead_letters: DeadLetters,
-    place: Arc<Place>,
-}
-
-impl Outlets for WriterOutlets {
-    fn settle(&mut self, shard: usize, settled: Settled) {
-        // A shard that is gone needs no answer, and one whose mailbox is full reads it without waiting for us.
-        let _ = self.shards[shard].post_blocking(Mail::Settled(settled));
-    }
-
-    fn refused(&mut self, room: RoomId, sender: UserId) {
-        let _ = self.shards[self.topology.shard_of(room)].post_blocking(Mail::Refused(room, sender));
-    }
-
-    fn bury(&mut self, letters: &[(&Record<'_>, &str)]) -> io::Result<()> {
-        self.dead_letters.append(letters).map(|_| ())
-    }
-
-    fn keep_aside(&mut self, damage: &Damage) -> io::Result<()> {
-        recovery::keep_bytes_aside(&self.place, &damage.path, damage.offset, &damage.bytes).map_err(io::Error::other)
-    }
 }
 
 fn patience(config: &Config) -> Patience {
@@ -527,62 +407,4 @@ fn summarise(counters: &[Arc<Counters>]) {
     let text: Vec<String> =
         sums.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
     tracing::info!("stopped: {}", text.join(", "));
-}
-
-/// What HTTP asks of the rest.
-#[derive(Clone)]
-struct Rooms {
-    auth: Auth<Reader>,
-    memory: Memory,
-    pending: Arc<Pending>,
-    counters: Arc<Counters>,
-}
-
-impl http::Rooms for Rooms {
-    async fn admit(&self, token: Option<Token>, room: RoomId) -> Admission {
-        self.auth.admit(token, room).await
-    }
-
-    async fn history(&self, room: RoomId, before: Option<Uuid>, limit: u16) -> History {
-        match history::read(self.auth.directory(), &self.memory, &self.pending, room, before, limit).await {
-            Ok(Some(messages)) => History::Messages(messages),
-            Ok(None) => History::UnknownMessage,
-            Err(unread) => {
-                self.counters.histories_failed.up();
-                let failed = self.counters.histories_failed.get();
-                // One line for an outage that many notice: the first, the second, the fourth …
-                if failed.is_power_of_two() {
-                    tracing::warn!(reason = %unread, failed, "a room's history cannot be read; whoever asks is told to come back");
-                }
-                History::Unavailable
-            }
-        }
-    }
-}
-
-/// What the shards have broadcast and only memory has yet.
-#[derive(Clone)]
-struct Memory {
-    /// None where what is broadcast is in the database or in a journal.
-    shards: Vec<Postbox<Mail>>,
-    topology: Arc<Topology>,
-    counters: Arc<Counters>,
-}
-
-impl history::Memory for Memory {
-    async fn unsaved(&self, room: RoomId) -> Result<Vec<Saved>, Unread> {
-        let Some(shard) = self.shards.get(self.topology.shard_of(room)) else { return Ok(Vec::new()) };
-        let (reply, answer) = oneshot::channel();
-        if shard.post(Mail::Unsaved(reply)).is_err() {
-            self.counters.mailbox_full.up();
-            return Err(Unread::Shard);
-        }
-        let turns = answer.await.map_err(|_| Unread::Shard)?;
-        // All rooms' messages are looked through: elsewhere, for they may be many.
-        let of_room = spawn_blocking(move || {
-            let records = turns.iter().flat_map(|records| decode_all(records));
-            records.filter(|record| record.row.room == room).map(|record| record.saved()).collect()
-        });
-        of_room.await.map_err(|_| Unread::Shard)
-    }
 }
