@@ -98,7 +98,7 @@ impl Tail {
             if self.at >= held {
                 return Ok(None);
             }
-            let end = if self.at.segment == held.segment { held.offset } else { self.end_of_segment()? };
+            let end = if self.at.segment == held.segment { held.offset } else { self.end_of_segment(aside)? };
             if self.at.offset >= end {
                 self.at = Position { segment: self.at.segment + 1, offset: HEADER_BYTES as u32 };
                 (self.file, self.end) = (None, None);
@@ -146,17 +146,38 @@ impl Tail {
     }
 
     /// Where the records of the present segment end, which its successor says.
-    fn end_of_segment(&mut self) -> io::Result<u32> {
+    fn end_of_segment(&mut self, aside: &mut Aside<'_>) -> io::Result<u32> {
         if let Some(end) = self.end {
             return Ok(end);
         }
         let path = self.path(self.at.segment + 1);
-        let mut header = [0; HEADER_BYTES];
-        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut header, 0));
-        read.map_err(|error| told(error, &path))?;
-        let header = Header::decode(&header).map_err(|bad| io::Error::other(format!("{}: {bad}", path.display())))?;
-        self.end = Some(header.previous_end);
-        Ok(header.previous_end)
+        let successor = File::open(&path).map_err(|error| told(error, &path))?;
+        let bytes = read_at(&successor, 0, HEADER_BYTES as u32).map_err(|error| told(error, &path))?;
+        let end = match Header::decode(&bytes) {
+            Ok(header) => header.previous_end,
+            Err(_) => {
+                let end = self.end_by_records(&successor)?;
+                aside(&Damage { path, offset: 0, bytes })?;
+                end
+            }
+        };
+        self.end = Some(end);
+        Ok(end)
+    }
+
+    /// The same, if the successor's header is damaged: the last record that is older than all of the successor's. A refused
+    /// one may lie before that.
+    fn end_by_records(&mut self, successor: &File) -> io::Result<u32> {
+        let all = |file: &File| read_at(file, 0, file.metadata()?.len().try_into().unwrap_or(u32::MAX));
+        let next = all(successor)?;
+        let first = Scan::without_header(&next, 0, None).find_map(sequence_of).unwrap_or(u64::MAX);
+        let path = self.path(self.at.segment);
+        let bytes = File::open(&path).and_then(|file| all(&file)).map_err(|error| told(error, &path))?;
+        let older = Scan::new(&bytes, 0, None).filter_map(|found| match found {
+            Found::Record { at, sequence, .. } if sequence < first => Some(at.end),
+            _ => None,
+        });
+        Ok(older.last().unwrap_or(HEADER_BYTES as u32))
     }
 
     fn bytes(&mut self, start: u32, end: u32) -> io::Result<Vec<u8>> {
@@ -165,13 +186,29 @@ impl Tail {
             Some(file) => file,
             None => self.file.insert(File::open(&path).map_err(|error| told(error, &path))?),
         };
-        let mut bytes = vec![0; (end - start) as usize];
-        file.read_exact_at(&mut bytes, u64::from(start)).map_err(|error| told(error, &path))?;
-        Ok(bytes)
+        read_at(file, start, end).map_err(|error| told(error, &path))
     }
 
     fn path(&self, number: u32) -> PathBuf {
         self.directory.join(file_name(self.shard, number))
+    }
+}
+
+/// The bytes of a file; zeros where it ends too early. Then somebody cut it short: what is missing is damaged, and the rest
+/// can still be read.
+fn read_at(file: &File, start: u32, end: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; (end - start) as usize];
+    let mut read = 0;
+    while let len @ 1.. = file.read_at(&mut bytes[read..], u64::from(start) + read as u64)? {
+        read += len;
+    }
+    Ok(bytes)
+}
+
+fn sequence_of(found: Found<'_>) -> Option<u64> {
+    match found {
+        Found::Record { sequence, .. } => Some(sequence),
+        Found::Damaged(_) | Found::Torn(_) => None,
     }
 }
 

@@ -58,10 +58,21 @@ impl Backlog {
         for _ in 0..self.tails.len() {
             let tail = self.next;
             self.next = (tail + 1) % self.tails.len();
-            while left.records > 0
-                && left.bytes > 0
-                && let Some(piece) = self.tails[tail].read(left, aside)?
-            {
+            let others = chunks.len();
+            while left.records > 0 && left.bytes > 0 {
+                let piece = match self.tails[tail].read(left, aside) {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => {
+                        if chunks.len() == others {
+                            // If anything, damage was passed over, which is kept elsewhere.
+                            self.tails[tail].saved(self.tails[tail].position());
+                        }
+                        break;
+                    }
+                    // What was read before it is not read again, so it must not be dropped; the error comes again.
+                    Err(_) if !chunks.is_empty() => return Ok(chunks),
+                    Err(error) => return Err(error),
+                };
                 left.records -= piece.count;
                 left.bytes = left.bytes.saturating_sub(piece.records.len());
                 let saves = Saves::Tail { tail, until: piece.until };

@@ -296,12 +296,18 @@ impl<S: Save, O: Outlets> Writer<S, O> {
     async fn save_backlog(&mut self) {
         let (outlets, counters) = (&mut self.outlets, &self.counters);
         let read = self.backlog.read(&mut |damage| {
+            outlets.keep_aside(damage)?;
             counters.journal_damaged.up();
-            outlets.keep_aside(damage)
+            Ok(())
         });
         let chunks = match read {
             Ok(chunks) => chunks,
-            Err(error) => return self.wait("the journal cannot be read", &error.to_string()).await,
+            Err(error) => {
+                self.wait("the journal cannot be read", &error.to_string()).await;
+                // Perhaps the next start can.
+                self.unfinished.in_journal = self.is_deserted;
+                return;
+            }
         };
         let records: Vec<Record<'_>> = chunks.iter().flat_map(|chunk| decode_all(&chunk.records)).collect();
         let replayed = chunks.iter().filter(|chunk| chunk.is_old).map(|chunk| decode_all(&chunk.records).count());
@@ -445,13 +451,16 @@ pub(crate) fn halves(piece: &Range<usize>) -> Option<(Range<usize>, Range<usize>
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::HashSet, rc::Rc};
+    use std::{cell::RefCell, collections::HashSet, path::Path, rc::Rc};
 
     use uuid::Uuid;
 
     use super::{Why::*, *};
     use crate::{
-        journal::{Leftovers, tail},
+        journal::{
+            Leftovers, Position, Progress, appender,
+            tail::{self, Tail},
+        },
         shard::mailbox::{Postbox, mailbox},
     };
 
@@ -634,6 +643,21 @@ mod tests {
         drop(postbox);
         assert_eq!(writer.run().await, Unfinished { in_doubt: 2, ..Unfinished::default() });
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_journal_that_cannot_be_read_does_not_keep_the_server_from_ending() {
+        let (postbox, _, _, mut writer) = writer(&[], 100);
+        let progress = Arc::new(Progress::default());
+        progress.begin(appender::start(1));
+        let tail = Tail::new(Path::new("/nowhere"), 0, Arc::clone(&progress));
+        progress.set_held(Position { segment: 1, offset: 4096 });
+        let limits = tail::Limits { records: 100, bytes: 1 << 20 };
+        writer.backlog = Backlog::new(vec![tail], Leftovers::default(), limits);
+        drop(postbox);
+        let ended = tokio::time::timeout(Duration::from_secs(60), writer.run()).await;
+        assert_eq!(ended, Ok(Unfinished { in_journal: true, ..Unfinished::default() }));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_broadcast_becomes_a_dead_letter_when_it_is_refused_and_is_never_given_up_before_the_end() {
         let (postbox, fake, answers, mut writer) = writer(&[Outcome::NotSent, Outcome::NotSent], 100);
