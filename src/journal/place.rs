@@ -11,7 +11,7 @@ use std::{
     process,
 };
 
-use super::{Progress, error::JournalError, segment::parse_file_name};
+use super::{Progress, error::JournalError, recovery::cut, segment::parse_file_name};
 
 const LOCK: &str = "lock";
 
@@ -53,10 +53,11 @@ impl Place {
         Ok(Place { directory, lock })
     }
 
-    /// Removes the segments of `shard` from `first` on that are saved as a whole, and those that were only made ready.
+    /// Removes the segments of `shard` from `first` on that are saved as a whole, and those that were only made ready. What
+    /// lies behind the last record that is held was refused, and is cut off.
     ///
     /// # Errors
-    /// When the directory cannot be read, or a file not removed.
+    /// When the directory cannot be read, or a file not removed or cut.
     pub fn sweep(&self, shard: u32, first: u32, progress: &Progress) -> Result<(), JournalError> {
         let (saved, held) = (progress.saved(), progress.held());
         let is_needed = |number: u32| saved < held && (saved.segment..=held.segment).contains(&number);
@@ -65,6 +66,8 @@ impl Place {
             let Some((of, number)) = entry.file_name().to_str().and_then(parse_file_name) else { continue };
             if of == shard && number >= first && !is_needed(number) {
                 fs::remove_file(entry.path()).map_err(JournalError::io("remove", &entry.path()))?;
+            } else if of == shard && number == held.segment && number >= first {
+                cut(&entry.path(), held.offset)?;
             }
         }
         Ok(())

@@ -223,7 +223,7 @@ fn write_whole(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Shortens a file to `len` bytes, if it has more.
-fn cut(path: &Path, len: u32) -> Result<(), JournalError> {
+pub(super) fn cut(path: &Path, len: u32) -> Result<(), JournalError> {
     let shorten = || {
         let file = File::options().write(true).open(path)?;
         if file.metadata()?.len() > len.into() {
