@@ -50,12 +50,22 @@ struct Inner {
     appender: RefCell<Appender>,
     /// The files that are written, or will be next, by their segments' numbers.
     open: RefCell<Vec<(u32, Rc<File>)>>,
-    /// The disk failed, and no file could be made since.
-    is_in_trouble: Cell<bool>,
-    /// There was no room for a record when it was last asked.
+    disk: Cell<Disk>,
+    /// There was no room for a record, and it is not half empty again.
     is_full: Cell<bool>,
+    /// A segment could not be removed when it was last tried.
+    has_litter: Cell<bool>,
     counters: Arc<Counters>,
     bells: Bells,
+}
+
+/// What is known of the disk. Told to the operator when it begins to fail, and when it works again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    Works,
+    Fails,
+    /// It failed, and a file could be made since. It works when something is held in one.
+    MakesFiles,
 }
 
 impl Journal {
@@ -65,8 +75,9 @@ impl Journal {
             files,
             appender: RefCell::new(appender),
             open: RefCell::default(),
-            is_in_trouble: Cell::new(false),
+            disk: Cell::new(Disk::Works),
             is_full: Cell::new(false),
+            has_litter: Cell::new(false),
             counters,
             bells,
         }))
@@ -75,8 +86,9 @@ impl Journal {
     /// Whether a record of `len` bytes can be taken; the first of many that cannot is logged.
     pub fn has_room(&self, len: usize) -> bool {
         let has_room = self.0.appender.borrow().has_room(len);
-        if self.0.is_full.replace(!has_room) == has_room {
-            self.0.tell_room(has_room);
+        // Of a disk that fails the operator has been told.
+        if !has_room && self.0.disk.get() == Disk::Works && !self.0.is_full.replace(true) {
+            self.0.tell_room(false);
         }
         has_room
     }
@@ -95,6 +107,11 @@ impl Journal {
     /// What was not possible is tried again. Now and then.
     pub fn tick(&self) {
         self.0.appender.borrow_mut().tick();
+        // Near its bound it may have room for one message and not for the next; that is not worth a line each.
+        if self.0.is_full.get() && self.0.appender.borrow().is_roomy() {
+            self.0.is_full.set(false);
+            self.0.tell_room(true);
+        }
         self.0.pump();
     }
 
@@ -127,9 +144,8 @@ impl Inner {
         let is_ok = result.is_ok();
         match result {
             Err(error) => self.tell_failure(done, &error),
-            Ok(()) if done == Done::Prepare && self.is_in_trouble.replace(false) => {
-                tracing::info!(shard = self.files.shard, "the journal can be written again");
-            }
+            Ok(()) if done == Done::Remove => self.has_litter.set(false),
+            Ok(()) if done == Done::Prepare && self.disk.get() == Disk::Fails => self.disk.set(Disk::MakesFiles),
             Ok(()) => {}
         }
         let held_before = self.appender.borrow().held();
@@ -140,6 +156,10 @@ impl Inner {
             (self.bells.news)();
         }
         if appender.held() > held_before {
+            if self.disk.get() == Disk::MakesFiles {
+                self.disk.set(Disk::Works);
+                tracing::info!(shard = self.files.shard, "the journal can be written again");
+            }
             (self.bells.held)();
         }
     }
@@ -164,7 +184,7 @@ impl Inner {
                 };
                 (Done::Sync, synced)
             }
-            Op::Remove { number } => (Done::Remove, remove_file(self.path(number)).await),
+            Op::Remove { number } => (Done::Remove, absent_is_fine(remove_file(self.path(number)).await).map(drop)),
         }
     }
 
@@ -201,17 +221,21 @@ impl Inner {
 
     fn tell_failure(&self, done: Done, error: &io::Error) {
         self.counters.journal_failures.up();
+        let (shard, directory) = (self.files.shard, self.files.directory.display());
         let what = match done {
             Done::Prepare => "a new segment cannot be made",
             Done::Write => "a write failed",
             Done::Sync => "a sync failed",
-            Done::Remove => "a segment that nobody needs any more cannot be removed",
+            Done::Remove if self.has_litter.replace(true) => return,
+            Done::Remove => {
+                return tracing::warn!(%error, shard, %directory, "a segment that nobody needs any more cannot be removed");
+            }
         };
-        if done == Done::Remove || !self.is_in_trouble.replace(true) {
+        if self.disk.replace(Disk::Fails) == Disk::Works {
             tracing::error!(
                 %error,
-                shard = self.files.shard,
-                directory = %self.files.directory.display(),
+                shard,
+                %directory,
                 "journal: {what}. Messages that it cannot hold are refused, and it is tried again by itself. Free space on the \
                  disk, or look at its health (dmesg)"
             );
@@ -226,7 +250,7 @@ impl Inner {
                 shard,
                 %directory,
                 "the journal is full, and messages are refused: either the database is away (it will be emptied when that is \
-                 back), or the disk fails; journal_bytes_max says how large it may grow"
+                 back), or too slow for so many; journal_bytes_max says how large it may grow"
             ),
         }
     }
