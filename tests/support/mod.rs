@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod client;
+pub mod disk;
 pub mod hold;
 pub mod ledger;
 pub mod load;
