@@ -314,10 +314,32 @@ impl Raw {
         }
     }
 
+    /// The next frame, or `None` when there is none yet after so long.
+    pub fn frame_within(&mut self, patience: Duration) -> Option<Frame> {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
+        let frame = loop {
+            match whole_frame(&self.read) {
+                Some(_) => break self.frame_or_end(),
+                None => match self.read_some() {
+                    Ok(len) => assert!(len > 0, "the connection ended"),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break None,
+                    Err(error) => panic!("instead of a frame: {error}"),
+                },
+            }
+        };
+        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        frame
+    }
+
     /// Everything up to the end of the connection.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.more() {}
         std::mem::take(&mut self.read)
+    }
+
+    /// A second handle, to send from another thread than the one that reads.
+    pub fn sender(&self) -> Sender {
+        Sender(self.stream.try_clone().unwrap())
     }
 
     /// Sends a FIN.
@@ -327,16 +349,24 @@ impl Raw {
 
     /// Reads what there is. False at the end of the connection, also when the server cut it off.
     fn more(&mut self) -> bool {
-        let mut piece = [0; 8192];
-        match self.stream.read(&mut piece) {
-            Ok(0) => false,
-            Ok(len) => {
-                self.read.extend_from_slice(&piece[..len]);
-                true
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+        match self.read_some() {
+            Ok(len) => len > 0,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
             Err(error) => panic!("nothing came in time: {error}; so far {:?}", String::from_utf8_lossy(&self.read)),
+        }
+    }
+
+    /// Reads what there is, whatever signals come; how much it is, or zero at the end of the connection.
+    fn read_some(&mut self) -> io::Result<usize> {
+        let mut piece = [0; 8192];
+        loop {
+            match self.stream.read(&mut piece) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => {
+                    self.read.extend_from_slice(&piece[..*read.as_ref().unwrap_or(&0)]);
+                    break read;
+                }
+            }
         }
     }
 
