@@ -17,7 +17,7 @@ use crate::journal::{
 pub struct Backlog {
     tails: Vec<Tail>,
     limits: Limits,
-    /// Whose turn it is.
+    /// Which of them comes first.
     next: usize,
     leftovers: Leftovers,
     /// Of these, what was not read yet: a segment, and the place of its next range.
@@ -51,38 +51,51 @@ impl Backlog {
         !self.old.is_empty() || self.tails.iter().any(Tail::is_behind)
     }
 
-    /// The next batch: of every journal in turn what fits, and if there is room, what earlier runs left.
+    /// The next batch: of one journal after the other what fits, and if there is nothing, what earlier runs left. Each time
+    /// another journal comes first: what one of them lags behind would else keep the others' waiting.
+    ///
+    /// # Errors
+    /// When the first one cannot be read, or none but such a one has anything.
     pub fn read(&mut self, aside: &mut Aside<'_>) -> io::Result<Vec<Chunk>> {
-        let mut left = self.limits;
-        let mut chunks = Vec::new();
-        for _ in 0..self.tails.len() {
-            let tail = self.next;
-            self.next = (tail + 1) % self.tails.len();
-            let others = chunks.len();
-            while left.records > 0 && left.bytes > 0 {
-                let piece = match self.tails[tail].read(left, aside) {
-                    Ok(Some(piece)) => piece,
-                    Ok(None) => {
-                        if chunks.len() == others {
-                            // If anything, damage was passed over, which is kept elsewhere.
-                            self.tails[tail].saved(self.tails[tail].position());
-                        }
-                        break;
-                    }
-                    // What was read before it is not read again, so it must not be dropped; the error comes again.
-                    Err(_) if !chunks.is_empty() => return Ok(chunks),
-                    Err(error) => return Err(error),
-                };
-                left.records -= piece.count;
-                left.bytes = left.bytes.saturating_sub(piece.records.len());
-                let saves = Saves::Tail { tail, until: piece.until };
-                chunks.push(Chunk { records: piece.records, is_old: false, saves });
+        let (mut left, mut chunks) = (self.limits, Vec::new());
+        let (first, count) = (self.next, self.tails.len());
+        self.next = (first + 1) % count.max(1);
+        for tail in (first..count).chain(0..first) {
+            match self.read_tail(tail, &mut left, &mut chunks, aside) {
+                Err(error) if chunks.is_empty() => return Err(error),
+                // What was read until then is not read again, so it has to be saved. The failure comes back when it is the
+                // first.
+                Ok(()) | Err(_) => {}
             }
         }
         if chunks.is_empty() {
             chunks.extend(self.read_old()?);
         }
         Ok(chunks)
+    }
+
+    fn read_tail(
+        &mut self,
+        tail: usize,
+        left: &mut Limits,
+        chunks: &mut Vec<Chunk>,
+        aside: &mut Aside<'_>,
+    ) -> io::Result<()> {
+        let others = chunks.len();
+        while left.records > 0
+            && left.bytes > 0
+            && let Some(piece) = self.tails[tail].read(*left, aside)?
+        {
+            left.records -= piece.count;
+            left.bytes = left.bytes.saturating_sub(piece.records.len());
+            let saves = Saves::Tail { tail, until: piece.until };
+            chunks.push(Chunk { records: piece.records, is_old: false, saves });
+        }
+        if chunks.len() == others {
+            // If anything, damage was passed over, which is kept elsewhere.
+            self.tails[tail].saved(self.tails[tail].position());
+        }
+        Ok(())
     }
 
     /// One range of the oldest segment that was left.
@@ -116,4 +129,65 @@ impl Backlog {
 
 fn lock(leftovers: &Leftovers) -> std::sync::MutexGuard<'_, Vec<Old>> {
     leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        journal::{
+            pending::tests::{Disk, ROOM, message},
+            record::decode_all,
+        },
+        store::Micros,
+    };
+
+    const LIMITS: Limits = Limits { records: 4, bytes: 1 << 20 };
+
+    /// A journal with messages of these times.
+    fn disk(times: std::ops::Range<Micros>) -> Disk {
+        let mut disk = Disk::new();
+        times.for_each(|time| disk.write(ROOM, message(time)));
+        disk
+    }
+
+    /// The times of the next batch, which then counts as saved.
+    fn save(backlog: &mut Backlog) -> io::Result<Vec<Micros>> {
+        let chunks = backlog.read(&mut |damage| panic!("{damage:?}"))?;
+        let records = chunks.iter().flat_map(|chunk| decode_all(&chunk.records));
+        let times = records.map(|record| record.row.timestamp).collect();
+        backlog.saved(chunks);
+        Ok(times)
+    }
+
+    #[test]
+    fn a_journal_far_behind_does_not_keep_the_others_waiting() {
+        let disks = [disk(0..10), disk(100..106)];
+        let tails = disks.iter().map(Disk::tail).collect();
+        let mut backlog = Backlog::new(tails, Leftovers::default(), LIMITS);
+        for expected in [&[0, 1, 2, 3][..], &[100, 101, 102, 103], &[4, 5, 6, 7], &[104, 105, 8, 9], &[]] {
+            assert_eq!(save(&mut backlog).unwrap(), expected);
+        }
+        assert!(!backlog.is_behind());
+        for disk in &disks {
+            assert_eq!(disk.progress.saved(), disk.progress.held());
+        }
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_takes_nothing_from_the_others() {
+        let disks = [disk(0..6), disk(100..102)];
+        let elsewhere = disks[1].folder().with_extension("elsewhere");
+        let tails = disks.iter().map(Disk::tail).collect();
+        let mut backlog = Backlog::new(tails, Leftovers::default(), LIMITS);
+        fs::rename(disks[1].folder(), &elsewhere).unwrap();
+        assert_eq!(save(&mut backlog).unwrap(), [0, 1, 2, 3]);
+        save(&mut backlog).unwrap_err();
+        assert_eq!(save(&mut backlog).unwrap(), [4, 5]);
+        save(&mut backlog).unwrap_err();
+        fs::rename(&elsewhere, disks[1].folder()).unwrap();
+        assert_eq!(save(&mut backlog).unwrap(), [100, 101]);
+    }
 }

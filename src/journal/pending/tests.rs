@@ -14,8 +14,10 @@ use crate::{
     identity::UserId,
     journal::{
         Position,
+        appender::start,
         record::{Record, encode, encoded_len},
         segment::{Header, file_name},
+        tail::Tail,
     },
     store::Row,
 };
@@ -96,6 +98,17 @@ impl Disk {
     pub(crate) fn pending(&self) -> Arc<Pending> {
         let shards = vec![(Arc::clone(&self.progress), FIRST)];
         Arc::new(Pending::new(&self.folder.0, Arc::new(Topology::new(&[0], 1)), shards, Arc::clone(&self.old)))
+    }
+
+    /// Its reader, from the first record on.
+    pub(crate) fn tail(&self) -> Tail {
+        self.progress.set_saved(start(FIRST));
+        Tail::new(&self.folder.0, 0, Arc::clone(&self.progress))
+    }
+
+    /// Its folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder.0
     }
 
     fn path(&self, segment: u32) -> PathBuf {
