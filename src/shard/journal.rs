@@ -63,9 +63,12 @@ struct Inner {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Disk {
     Works,
-    Fails,
-    /// It failed, and a file could be made since. It works when something is held in one.
-    MakesFiles,
+    /// A file could not be made. It works when one can.
+    MakesNoFile,
+    /// A write or a sync failed. It works when something is held in a file that was made since.
+    WritesNothing,
+    /// There is such a file.
+    HasNewFile,
 }
 
 impl Journal {
@@ -145,7 +148,7 @@ impl Inner {
         match result {
             Err(error) => self.tell_failure(done, &error),
             Ok(()) if done == Done::Remove => self.has_litter.set(false),
-            Ok(()) if done == Done::Prepare && self.disk.get() == Disk::Fails => self.disk.set(Disk::MakesFiles),
+            Ok(()) if done == Done::Prepare => self.made_file(),
             Ok(()) => {}
         }
         let held_before = self.appender.borrow().held();
@@ -156,9 +159,8 @@ impl Inner {
             (self.bells.news)();
         }
         if appender.held() > held_before {
-            if self.disk.get() == Disk::MakesFiles {
-                self.disk.set(Disk::Works);
-                tracing::info!(shard = self.files.shard, "the journal can be written again");
+            if self.disk.get() == Disk::HasNewFile {
+                self.works_again();
             }
             (self.bells.held)();
         }
@@ -219,6 +221,19 @@ impl Inner {
         self.files.directory.join(file_name(self.files.shard, number))
     }
 
+    fn made_file(&self) {
+        match self.disk.get() {
+            Disk::MakesNoFile => self.works_again(),
+            Disk::WritesNothing => self.disk.set(Disk::HasNewFile),
+            Disk::Works | Disk::HasNewFile => {}
+        }
+    }
+
+    fn works_again(&self) {
+        self.disk.set(Disk::Works);
+        tracing::info!(shard = self.files.shard, "the journal can be written again");
+    }
+
     fn tell_failure(&self, done: Done, error: &io::Error) {
         self.counters.journal_failures.up();
         let (shard, directory) = (self.files.shard, self.files.directory.display());
@@ -231,7 +246,12 @@ impl Inner {
                 return tracing::warn!(%error, shard, %directory, "a segment that nobody needs any more cannot be removed");
             }
         };
-        if self.disk.replace(Disk::Fails) == Disk::Works {
+        let before = self.disk.get();
+        self.disk.set(match (done, before) {
+            (Done::Prepare, Disk::Works | Disk::MakesNoFile) => Disk::MakesNoFile,
+            _ => Disk::WritesNothing,
+        });
+        if before == Disk::Works {
             tracing::error!(
                 %error,
                 shard,
