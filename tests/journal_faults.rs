@@ -6,9 +6,10 @@
 //! harm in every way; and it is broken off after every step.
 //!
 //! What is reported *not* held was mostly never written. Where the disk failed twice in a row it may have been, and then a
-//! crash before anything else was held brings it back, although its sender was told that it is not saved. That is rare:
-//! [`what_is_held_survives_any_crash_on_a_disk_that_fails`] prints how often it happens there. Once a later record is held it
-//! cannot happen any more, and after an orderly stop neither.
+//! crash before anything else was held brings it back, although its sender was told that it is not saved. On a disk where up
+//! to a third of all operations come to harm, that was seen after 2 to 4 of 100 crashes, or of those after a refusal after
+//! about one in ten; [`what_is_held_survives_any_crash_on_a_disk_that_fails`] prints its own count. Once a later record is
+//! held it cannot happen any more, and after an orderly stop neither.
 
 #![allow(clippy::unwrap_used)]
 
@@ -508,9 +509,6 @@ fn after_an_orderly_stop_nothing_refused_comes_back() {
 #[test]
 fn a_disk_without_room_for_a_file_refuses_until_there_is_room() {
     let mut run = Run::new(SYNC, &[]);
-    // No file can be made from the second on.
-    run.harms = (0..1000).map(|nth| (nth, Harm::Fails)).filter(|(nth, _)| *nth > 0).collect();
-    run.harms.clear();
     run.take(Step::Turn(1));
     run.settle();
     let refuse_files = |run: &mut Run| {
@@ -649,7 +647,7 @@ fn harm_to_a_live_segment_costs_the_records_that_it_hits() {
 #[test]
 fn a_file_that_cannot_be_read_for_a_while_costs_nothing() {
     let run = unsaved();
-    let (path, away) = (segment_of(&run, 2), run.folder.0.join("away"));
+    let (path, away) = (segment_of(&run, 3), run.folder.0.join("away"));
     let tail = Tail::new(&run.folder.0.join("journal"), 0, Arc::clone(&run.progress));
     let mut backlog = Backlog::new(vec![tail], Leftovers::default(), Limits { records: 1000, bytes: 1024 * 1024 });
     let mut aside = |damage: &_| panic!("{damage:?}");
@@ -662,9 +660,10 @@ fn a_file_that_cannot_be_read_for_a_while_costs_nothing() {
                 chunks.iter().for_each(|chunk| read.extend(numbers(&chunk.records)));
                 backlog.saved(chunks);
             }
-            Err(error) => assert!(error.to_string().contains("0000-0000000002.journal"), "{error}"),
+            Err(error) => assert!(error.to_string().contains("0000-0000000003.journal"), "{error}"),
         }
     }
+    assert!(!read.is_empty(), "what lies before the gap is not kept waiting");
     fs::rename(&away, &path).unwrap();
     while backlog.is_behind() {
         let chunks = backlog.read(&mut aside).unwrap();
