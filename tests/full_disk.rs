@@ -18,6 +18,7 @@ use rustix::process::{Resource, Rlimit, prlimit};
 use support::{
     DEADLINE,
     client::Client,
+    hold::Hold,
     load::{Account, Load, check_settled},
     place::Place,
     server::{Ended, Server},
@@ -129,7 +130,7 @@ fn a_journal_at_its_bound_takes_nothing_until_the_database_is_back() {
     let settings = ["--shards", "1", "--journal-segment-bytes", "1048576", "--journal-bytes-max", "4194304"];
     let server = Server::start(&place, &[&settings[..], &["--database-query-timeout-seconds", "1"]].concat());
     let mut client = Client::join(server.address, rooms[0].room, &rooms[0].users[0].token);
-    let lock = place.lock();
+    let lock = Hold::writers_of(&place);
     let load = Load::start(&server, &rooms[1..], 2, 0);
     let heard = fill(&mut client, &place, &rooms[0]);
     assert!(heard.len() > 500, "{}", heard.len());

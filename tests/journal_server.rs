@@ -18,6 +18,7 @@ use ringroom::journal::segment::{Header, file_name};
 use support::{
     DEADLINE,
     client::Client,
+    hold::Hold,
     place::Place,
     server::{Ended, Server},
 };
@@ -55,7 +56,7 @@ fn a_record_that_is_harmed_before_it_is_saved_is_kept_aside_and_all_others_are_s
         clients.iter_mut().for_each(|client| assert_eq!(client.hears(), text));
     };
 
-    let lock = place.lock();
+    let lock = Hold::writers_of(&place);
     say("the first");
     // The writer has read it, and reads no further before it is saved.
     server.wait_for_log("the database is away");

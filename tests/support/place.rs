@@ -147,14 +147,6 @@ impl Place {
         }
     }
 
-    /// Keeps the SQLite file from being written by anybody else, until it is dropped.
-    pub fn lock(&self) -> rusqlite::Connection {
-        let connection = rusqlite::Connection::open(self.url.strip_prefix("sqlite:").unwrap()).unwrap();
-        connection.busy_timeout(DEADLINE).unwrap();
-        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
-        connection
-    }
-
     /// A folder that ends with the place.
     pub fn folder(&self) -> &PathBuf {
         &self.folder.0
