@@ -115,13 +115,14 @@ impl Life {
         let outlasts = random.random() && !matches!(end, End::InOrder(_));
         let after = if is_starting { outage.0 / 3 } else { outage.0 };
         let has_outage = random.random_ratio(1, 3) && has_postgres;
+        let commit_delay_ms = [0, 0, 20, 300, 2000][random.random_range(0..5)];
         Life {
             durability: ["sync", "sync", "journal", "journal", "commit"][random.random_range(0..5)],
             shards: random.random_range(1..=4),
-            commit_delay_ms: [0, 0, 20, 300, 2000][random.random_range(0..5)],
+            commit_delay_ms,
             commit_rows_max: [1, 10, 1000, 4096][random.random_range(0..4)],
             drain_seconds: random.random_range(0..=1),
-            save_timeout_seconds: [1, 10][random.random_range(0..2)],
+            save_timeout_seconds: [1, 10][random.random_range(0..2)] + commit_delay_ms / 1000,
             outage: has_outage.then_some(Outage { after, lasts: outage.1, outlasts }),
             end,
             room: random.random_range(0..16),
