@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::journal::{
     Leftovers, Position,
+    record::decode_all,
     recovery::Old,
     tail::{Aside, Limits, Tail},
 };
@@ -51,25 +52,29 @@ impl Backlog {
         !self.old.is_empty() || self.tails.iter().any(Tail::is_behind)
     }
 
-    /// The next batch: of one journal after the other what fits, and if there is nothing, what earlier runs left. Each time
-    /// another journal comes first: what one of them lags behind would else keep the others' waiting.
+    /// The next batch: of one journal after the other what fits. Each time another comes first: what one of them lags behind
+    /// would else keep the others' waiting. What earlier runs left is one more journal, as long as there is any, and is read
+    /// when it comes first or when there is nothing else.
     ///
     /// # Errors
     /// When the first one cannot be read, or none but such a one has anything.
     pub fn read(&mut self, aside: &mut Aside<'_>) -> io::Result<Vec<Chunk>> {
         let (mut left, mut chunks) = (self.limits, Vec::new());
-        let (first, count) = (self.next, self.tails.len());
-        self.next = (first + 1) % count.max(1);
-        for tail in (first..count).chain(0..first) {
-            match self.read_tail(tail, &mut left, &mut chunks, aside) {
+        let count = self.tails.len() + usize::from(!self.old.is_empty());
+        let first = if self.next < count { self.next } else { 0 };
+        self.next = first + 1;
+        for nth in (first..count).chain(0..first) {
+            let read = match nth < self.tails.len() {
+                true => self.read_tail(nth, &mut left, &mut chunks, aside),
+                false if chunks.is_empty() => self.read_old(&mut left, &mut chunks),
+                false => Ok(()),
+            };
+            match read {
                 Err(error) if chunks.is_empty() => return Err(error),
                 // What was read until then is not read again, so it has to be saved. The failure comes back when it is the
                 // first.
                 Ok(()) | Err(_) => {}
             }
-        }
-        if chunks.is_empty() {
-            chunks.extend(self.read_old()?);
         }
         Ok(chunks)
     }
@@ -99,15 +104,17 @@ impl Backlog {
     }
 
     /// One range of the oldest segment that was left.
-    fn read_old(&mut self) -> io::Result<Option<Chunk>> {
-        let Some((old, place)) = self.old.front_mut() else { return Ok(None) };
-        let range = old.ranges[*place].clone();
-        let records = old.read(range).map_err(io::Error::other)?.into();
+    fn read_old(&mut self, left: &mut Limits, chunks: &mut Vec<Chunk>) -> io::Result<()> {
+        let Some((old, place)) = self.old.front_mut() else { return Ok(()) };
+        let records = Bytes::from(old.read(old.ranges[*place].clone()).map_err(io::Error::other)?);
+        left.records = left.records.saturating_sub(decode_all(&records).count());
+        left.bytes = left.bytes.saturating_sub(records.len());
         *place += 1;
         let is_last = *place == old.ranges.len();
         let segment = if is_last { self.old.pop_front() } else { None };
         let saves = segment.map_or(Saves::Part, |(old, _)| Saves::Segment(Box::new(old)));
-        Ok(Some(Chunk { records, is_old: true, saves }))
+        chunks.push(Chunk { records, is_old: true, saves });
+        Ok(())
     }
 
     /// They are in the database, or among the dead letters.
@@ -133,14 +140,11 @@ fn lock(leftovers: &Leftovers) -> std::sync::MutexGuard<'_, Vec<Old>> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use super::*;
     use crate::{
-        journal::{
-            pending::tests::{Disk, ROOM, message},
-            record::decode_all,
-        },
+        journal::pending::tests::{Disk, ROOM, message},
         store::Micros,
     };
 
@@ -174,6 +178,21 @@ mod tests {
         for disk in &disks {
             assert_eq!(disk.progress.saved(), disk.progress.held());
         }
+    }
+
+    #[test]
+    fn what_earlier_runs_left_is_saved_also_while_there_is_always_something_new() {
+        let mut disk = disk(0..6);
+        disk.leave_as_old(7);
+        let mut backlog = Backlog::new(vec![disk.tail()], Arc::clone(&disk.old), LIMITS);
+        let mut saved = Vec::new();
+        for time in 100..104 {
+            disk.write(ROOM, message(time));
+            saved.extend(save(&mut backlog).unwrap());
+        }
+        assert_eq!(saved, [100, 0, 101, 102, 1, 2, 3, 4, 5]);
+        assert_eq!(save(&mut backlog).unwrap(), [103]);
+        assert!(!backlog.is_behind() && disk.old.lock().unwrap().is_empty());
     }
 
     #[test]
