@@ -209,7 +209,6 @@ impl<S: Save, O: Outlets> Writer<S, O> {
             }
             // A batch of each in turn: neither waits for more than one of the other.
             if self.backlog.is_behind() && !self.unfinished.in_journal {
-                self.gather().await;
                 self.save_backlog().await;
             } else if self.queue.is_empty() {
                 if self.is_deserted {
@@ -317,12 +316,21 @@ impl<S: Save, O: Outlets> Writer<S, O> {
             self.counters.replayed.add(replayed);
             let is_full = replayed > 0 || records.len() >= self.policy.commit_rows_max;
             self.backlog.saved(chunks);
-            self.fetch();
-            if !is_full && !self.is_deserted {
-                tokio::time::sleep(PACE).await;
+            if !is_full {
+                self.keep_distance().await;
             }
         } else {
             self.unfinished.in_journal = true;
+        }
+    }
+
+    /// Nobody waits for what the journals hold: time for more of it to come. In short sleeps, because every message rings.
+    async fn keep_distance(&mut self) {
+        let until = tokio::time::Instant::now() + self.policy.commit_delay.max(PACE);
+        self.fetch();
+        while !self.is_deserted && self.queue.is_empty() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(PACE).await;
+            self.fetch();
         }
     }
 
@@ -459,6 +467,7 @@ mod tests {
     use crate::{
         journal::{
             Leftovers, Position, Progress, appender,
+            pending::tests::{Disk, ROOM, message},
             tail::{self, Tail},
         },
         shard::mailbox::{Postbox, mailbox},
@@ -656,6 +665,29 @@ mod tests {
         drop(postbox);
         let ended = tokio::time::timeout(Duration::from_secs(60), writer.run()).await;
         assert_eq!(ended, Ok(Unfinished { in_journal: true, ..Unfinished::default() }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_journal_is_caught_up_with_in_full_batches_without_a_pause_and_then_with_the_delay_between() {
+        let (postbox, fake, _, mut writer) = writer(&[], 4);
+        writer.policy.commit_delay = Duration::from_secs(10);
+        let mut disk = Disk::new();
+        (0..9).for_each(|time| disk.write(ROOM, message(time)));
+        let limits = tail::Limits { records: 4, bytes: 1 << 20 };
+        writer.backlog = Backlog::new(vec![disk.tail()], Leftovers::default(), limits);
+        let running = tokio::task::LocalSet::new();
+        running.spawn_local(writer.run());
+        let batches_after = async |seconds| {
+            running.run_until(tokio::time::sleep(Duration::from_secs(seconds))).await;
+            fake.0.borrow().transactions.clone()
+        };
+        assert_eq!(batches_after(1).await, [4, 4, 1]);
+        (9..11).for_each(|time| disk.write(ROOM, message(time)));
+        assert_eq!(batches_after(8).await.len(), 3);
+        assert_eq!(batches_after(2).await, [4, 4, 1, 2]);
+        disk.write(ROOM, message(11));
+        drop(postbox);
+        assert_eq!(batches_after(1).await, [4, 4, 1, 2, 1], "at the end nothing is waited for");
     }
 
     #[tokio::test(start_paused = true)]
