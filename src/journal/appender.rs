@@ -661,6 +661,27 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_turn_may_be_refused_before_its_beginning() {
+        let mut hand = Hand::new(RULES);
+        hand.end(Done::Prepare, true);
+        let content = &"x".repeat(900);
+        let (id, sender) = (Uuid::nil(), UserId::Int(1));
+        let row = Row { id, room: id, sender, receiver: None, timestamp: 0, content };
+        let mut last = 0;
+        while last < 180 {
+            assert!(hand.appender.has_room(record::encoded_len(3, content.len())));
+            last = hand.appender.append(&Record { row, sender_username: "ann" });
+        }
+        hand.appender.end_turn();
+        hand.pump();
+        hand.end(Done::Prepare, false);
+        hand.end(Done::Write, false);
+        let outcomes = hand.outcomes();
+        assert!(outcomes.iter().all(|(.., is_held)| !is_held) && outcomes[0].0 > 1, "{outcomes:?}");
+        assert_eq!(outcomes.last().map(|(first, ..)| *first), Some(1), "{outcomes:?}");
+    }
+
+    #[test]
     fn a_file_that_could_not_be_made_is_asked_for_at_a_tick_and_not_counted_on() {
         let mut hand = Hand::new(RULES);
         assert_eq!(hand.end(Done::Prepare, false), 1);

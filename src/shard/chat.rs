@@ -10,6 +10,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
@@ -201,6 +202,22 @@ struct Unsettled {
     records: Bytes,
     /// It waits only for older turns to be settled.
     is_settled: bool,
+}
+
+impl Unsettled {
+    /// What became of some of its messages. When that is known of all, those that failed, in rising order: the journal may
+    /// refuse a turn's end before it refuses its beginning.
+    fn learn(&mut self, messages: Range<u64>, is_held: bool) -> Option<Vec<(u32, Why)>> {
+        self.known += (messages.end - messages.start) as usize;
+        if !is_held {
+            self.unsaved.extend(messages.map(|message| (message as u32, Why::GivenUp)));
+        }
+        if self.known < self.origins.len() {
+            return None;
+        }
+        self.unsaved.sort_unstable();
+        Some(std::mem::take(&mut self.unsaved))
+    }
 }
 
 /// The chat on one shard.
@@ -550,13 +567,8 @@ impl Chat {
                 let turn = &mut self.unsettled[place];
                 let first = sequence - turn.first_sequence;
                 let end = (last + 1 - turn.first_sequence).min(turn.origins.len() as u64);
-                turn.known += (end - first) as usize;
-                if !is_held {
-                    turn.unsaved.extend((first..end).map(|message| (message as u32, Why::GivenUp)));
-                }
                 sequence = turn.first_sequence + end;
-                if turn.known == turn.origins.len() {
-                    let unsaved = std::mem::take(&mut turn.unsaved);
+                if let Some(unsaved) = turn.learn(first..end, is_held) {
                     self.settle(conns, Settled { turn: self.unsettled_first + place as u64, unsaved });
                 }
             }
@@ -847,5 +859,21 @@ mod tests {
         let (rules, mut allowed_at) = (rules(), 1000 * SECOND);
         let mut passes = |now| within_rate(&mut allowed_at, &rules, now);
         assert_eq!([0; 4].map(|_| passes(10 * SECOND)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn what_the_journal_refuses_is_not_broadcast_in_whatever_order_it_does_so() {
+        let origin = || Origin { conn: ConnId::default(), room: 0, frame_len: 1 };
+        for parts in [[0..2, 2..3, 3..4], [3..4, 2..3, 0..2], [2..3, 0..2, 3..4]] {
+            let mut turn = Unsettled { origins: (0..4).map(|_| origin()).collect(), ..Unsettled::default() };
+            let learnt = parts.map(|part| {
+                let is_held = part == (2..3);
+                turn.learn(part, is_held)
+            });
+            let [None, None, Some(unsaved)] = learnt else { panic!("{learnt:?}") };
+            let batch = Batch { frames: Bytes::from_static(b"abcd"), messages: 4 };
+            let left = without_unsaved(&batch, 0, &turn.origins, &unsaved);
+            assert_eq!(left, Batch { frames: Bytes::from_static(b"c"), messages: 1 });
+        }
     }
 }

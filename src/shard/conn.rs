@@ -39,6 +39,7 @@ use crate::{
 
 /// Names a connection of this shard, and stays unambiguous after its slot was used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(Default))]
 pub struct ConnId {
     index: u32,
     generation: u32,
