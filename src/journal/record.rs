@@ -37,6 +37,11 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// How many bytes [`encode`] writes for it.
+    pub fn encoded_len(&self) -> usize {
+        encoded_len(self.sender_username.len(), self.row.content.len())
+    }
+
     /// The message as the table would give it back.
     pub fn saved(&self) -> Saved {
         let Record { row, sender_username } = self;

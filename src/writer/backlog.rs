@@ -3,15 +3,17 @@
 //! In: the tails of the running shards' journals, and the segments that earlier runs left. Out: batches of records, a bounded
 //! number at a time however much there is. Blocking reads, on the writer's thread.
 
-use std::{collections::VecDeque, io, sync::PoisonError};
+use std::{collections::VecDeque, io, ops::Range, sync::PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::journal::{
     Leftovers, Position,
     record::decode_all,
     recovery::Old,
-    tail::{Aside, Limits, Tail},
+    scan::{Found, Scan},
+    segment::HEADER_BYTES,
+    tail::{Aside, Damage, Limits, Tail},
 };
 
 /// Everything that is to be saved out of journals.
@@ -66,7 +68,7 @@ impl Backlog {
         for nth in (first..count).chain(0..first) {
             let read = match nth < self.tails.len() {
                 true => self.read_tail(nth, &mut left, &mut chunks, aside),
-                false if chunks.is_empty() => self.read_old(&mut left, &mut chunks),
+                false if chunks.is_empty() => self.read_old(&mut left, &mut chunks, aside),
                 false => Ok(()),
             };
             match read {
@@ -104,9 +106,9 @@ impl Backlog {
     }
 
     /// One range of the oldest segment that was left.
-    fn read_old(&mut self, left: &mut Limits, chunks: &mut Vec<Chunk>) -> io::Result<()> {
+    fn read_old(&mut self, left: &mut Limits, chunks: &mut Vec<Chunk>, aside: &mut Aside<'_>) -> io::Result<()> {
         let Some((old, place)) = self.old.front_mut() else { return Ok(()) };
-        let records = Bytes::from(old.read(old.ranges[*place].clone()).map_err(io::Error::other)?);
+        let records = Bytes::from(records_of(old, old.ranges[*place].clone(), aside)?);
         left.records = left.records.saturating_sub(decode_all(&records).count());
         left.bytes = left.bytes.saturating_sub(records.len());
         *place += 1;
@@ -134,13 +136,37 @@ impl Backlog {
     }
 }
 
+/// The records in a range of a segment. Start-up found nothing else there; what cannot be read any more is handed to `aside`.
+fn records_of(old: &Old, range: Range<u32>, aside: &mut Aside<'_>) -> io::Result<Bytes> {
+    let start = range.start;
+    let bytes = old.read(range).map_err(io::Error::other)?;
+    let read: usize = decode_all(&bytes).map(|record| record.encoded_len()).sum();
+    if read >= bytes.len() {
+        return Ok(bytes.into());
+    }
+    // As if it were a segment of its own.
+    let bytes = [&[0; HEADER_BYTES][..], &bytes].concat();
+    let mut records = BytesMut::with_capacity(bytes.len());
+    for found in Scan::new(&bytes, 0, Some(bytes.len() as u32)) {
+        match found {
+            Found::Record { at, .. } => records.extend_from_slice(&bytes[at.start as usize..at.end as usize]),
+            Found::Damaged(at) | Found::Torn(at) => {
+                let harmed = bytes[at.start as usize..at.end as usize].to_vec();
+                let offset = start + at.start - HEADER_BYTES as u32;
+                aside(&Damage { path: old.path.clone(), offset, bytes: harmed })?;
+            }
+        }
+    }
+    Ok(records.freeze())
+}
+
 fn lock(leftovers: &Leftovers) -> std::sync::MutexGuard<'_, Vec<Old>> {
     leftovers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::{fs, fs::OpenOptions, os::unix::fs::FileExt, sync::Arc};
 
     use super::*;
     use crate::{
@@ -208,5 +234,30 @@ mod tests {
         save(&mut backlog).unwrap_err();
         fs::rename(&elsewhere, disks[1].folder()).unwrap();
         assert_eq!(save(&mut backlog).unwrap(), [100, 101]);
+    }
+
+    #[test]
+    fn what_was_harmed_since_start_up_is_kept_aside_and_the_rest_is_saved() {
+        let mut disk = disk(0..6);
+        disk.leave_as_old(7);
+        let mut backlog = Backlog::new(vec![disk.tail()], Arc::clone(&disk.old), LIMITS);
+        let old = disk.old.lock().unwrap()[0].clone();
+        let range = old.ranges[old.ranges.len() - 1].clone();
+        let harmed = decode_all(&old.read(range.clone()).unwrap()).map(|record| record.row.timestamp).next();
+        let place = range.start + 60;
+        OpenOptions::new().write(true).open(&old.path).unwrap().write_all_at(&[0xff; 8], place.into()).unwrap();
+        let (mut times, mut damaged) = (Vec::new(), Vec::new());
+        while backlog.is_behind() {
+            let chunks = backlog.read(&mut |Damage { path, offset, bytes }| {
+                damaged.push((path.clone(), *offset, bytes.len() as u32));
+                Ok(())
+            });
+            let chunks = chunks.unwrap();
+            times.extend(chunks.iter().flat_map(|chunk| decode_all(&chunk.records)).map(|record| record.row.timestamp));
+            backlog.saved(chunks);
+        }
+        assert!(times.iter().copied().eq((0..6).filter(|time| Some(*time) != harmed)), "{times:?} without {harmed:?}");
+        let [(of, offset, len)] = &damaged[..] else { panic!("{damaged:?}") };
+        assert!(*of == old.path && *offset < place && offset + len > place + 8, "{damaged:?}");
     }
 }
