@@ -55,7 +55,7 @@ pub struct Rules {
     pub shard: u32,
     /// The size of a segment's file.
     pub segment_bytes: u32,
-    /// How many files there may be at a time.
+    /// How many files there may be at a time, with this shard's share of those that earlier runs left.
     pub segments_max: u32,
     /// The longest record.
     pub record_bytes_max: usize,
@@ -222,7 +222,7 @@ impl Appender {
 
     /// Whether at least half of it is free, as long as the disk works.
     pub fn is_roomy(&self) -> bool {
-        let whole = self.rules.segments_max as usize * self.usable_bytes(HEADER_BYTES);
+        let whole = self.files_max() as usize * self.usable_bytes(HEADER_BYTES);
         !self.is_broken && 2 * self.free_bytes() >= whole
     }
 
@@ -320,7 +320,13 @@ impl Appender {
     fn files_allowed(&self) -> u32 {
         let has_spare = matches!(self.spare, Spare::Ready { .. } | Spare::Coming { .. });
         let there = self.old.len() as u32 + 1 + u32::from(has_spare) + u32::from(self.removing.is_some());
-        self.rules.segments_max.saturating_sub(there) + self.files_reusable()
+        self.files_max().saturating_sub(there) + self.files_reusable()
+    }
+
+    /// How many files there may be, beside those that earlier runs left; some always, for without them nobody could speak.
+    fn files_max(&self) -> u32 {
+        let max = self.rules.segments_max;
+        max.saturating_sub(self.progress.left()).max(SEGMENTS_MIN.min(max))
     }
 
     /// How many of the oldest files nobody needs any more.
@@ -716,6 +722,20 @@ mod tests {
         }
         assert_eq!(hand.end(Done::Remove, true), 2, "one of the three is kept to be used again");
         assert!(hand.appender.is_idle());
+    }
+
+    #[test]
+    fn what_earlier_runs_left_counts_against_the_bound() {
+        for (left, expected) in [(0, 20), (7, 13), (16, 4), (1000, 4)] {
+            let mut hand = Hand::new(Rules { segments_max: 20, ..RULES });
+            hand.progress.set_left(left);
+            while hand.say() {
+                hand.hold();
+            }
+            assert_eq!(hand.progress.held().segment, expected, "{left} were left");
+            hand.progress.set_left(0);
+            assert!(hand.say() || expected == 20, "they are saved");
+        }
     }
 
     #[test]

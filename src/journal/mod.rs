@@ -28,7 +28,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -56,6 +56,7 @@ impl fmt::Display for Position {
 pub struct Progress {
     held: AtomicU64,
     saved: AtomicU64,
+    left: AtomicU32,
 }
 
 impl Progress {
@@ -84,6 +85,16 @@ impl Progress {
     /// The writer's word that nobody needs the journal before `position` any more.
     pub fn set_saved(&self, position: Position) {
         self.saved.store(pack(position), Ordering::Release);
+    }
+
+    /// This shard's share of the files that earlier runs left: they count against the bound too.
+    pub fn left(&self) -> u32 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Set by the writer, which removes them.
+    pub fn set_left(&self, files: u32) {
+        self.left.store(files, Ordering::Relaxed);
     }
 }
 

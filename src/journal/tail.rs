@@ -88,6 +88,11 @@ impl Tail {
         self.progress.set_saved(until);
     }
 
+    /// So many files of earlier runs count as this journal's.
+    pub fn set_left(&self, files: u32) {
+        self.progress.set_left(files);
+    }
+
     /// The next records. `None`: all that is held has been read. Damaged ones are handed to `aside` and passed over.
     ///
     /// # Errors

@@ -46,7 +46,16 @@ impl Backlog {
     /// What these tails will bring and what earlier runs left, so much at a time.
     pub fn new(tails: Vec<Tail>, leftovers: Leftovers, limits: Limits) -> Backlog {
         let old = lock(&leftovers).iter().map(|old| (old.clone(), 0)).collect();
-        Backlog { tails, limits, next: 0, leftovers, old }
+        let backlog = Backlog { tails, limits, next: 0, leftovers, old };
+        backlog.share_left();
+        backlog
+    }
+
+    /// Tells every shard how many files of earlier runs count as its own.
+    fn share_left(&self) {
+        let files = lock(&self.leftovers).len();
+        let share = files.div_ceil(self.tails.len().max(1));
+        self.tails.iter().for_each(|tail| tail.set_left(share.try_into().unwrap_or(u32::MAX)));
     }
 
     /// There is something to save.
@@ -130,6 +139,7 @@ impl Backlog {
                     if let Err(error) = old.remove() {
                         tracing::warn!(%error, "a segment that is saved cannot be removed; the next start saves it again, which does no harm");
                     }
+                    self.share_left();
                 }
             }
         }
