@@ -8,6 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -201,7 +202,7 @@ impl Inner {
         if !is_reused {
             absent_is_fine(remove_file(&path).await)?;
         }
-        let file = OpenOptions::new().write(true).create(!is_reused).open(&path).await?;
+        let file = OpenOptions::new().write(true).create(!is_reused).mode(0o600).open(&path).await?;
         let allocated = file.fallocate(0, u64::from(self.files.segment_bytes), 0).await;
         unsupported_is_fine(allocated)?;
         file.sync_all().await?;
