@@ -45,19 +45,19 @@ const CALM: Duration = Duration::from_secs(3);
 const OUTAGE_SECONDS: u64 = 6;
 const RATE: u64 = 1000;
 
-/// Bytes of a text in the gate, where messages are few: so what an outage brings is three times what memory may grow by.
-const TEXT_BYTES: usize = 4096;
+/// Bytes of a text in the gate, where messages are few: so what an outage brings is twice what memory may grow by.
+const TEXT_BYTES: usize = 8192;
 /// In a long outage a short text will do.
 const TEXT_BYTES_LONG: usize = 40;
 
 /// Messages of one transaction in the gate: 2 MiB of such texts, as 4,096 messages of half a kilobyte would be.
-const COMMIT_ROWS: &str = "512";
+const COMMIT_ROWS: &str = "256";
 const COMMIT_ROWS_LONG: &str = "4096";
 
-/// How much more memory a server may take in an outage and after it than before. Its own needs do not depend on how long that
-/// lasts: a batch for the database as the journal has it and as rows, and once more on the way to Postgres, in a buffer that
-/// grows by doubling.
-const GROWTH_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// How much more memory a server may take in an outage and after it than before. What it needs then does not depend on how long
+/// that lasts: 8 MiB for a batch, as the journal has it, as rows, and on the way to Postgres; and where the machine is so busy
+/// that a shard or the disk stands still for seconds, what comes in at once after that, twice the rooms' windows of 1 MiB each.
+const GROWTH_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 /// A server is not behind any more when what was said so long ago is saved.
 const CAUGHT_UP: Duration = Duration::from_millis(500);
@@ -92,7 +92,7 @@ fn an_outage_under_steady_load_loses_nothing_and_costs_no_memory() {
     sleep(lasts);
     postgres.restart();
     let back = load.elapsed();
-    let caught_up = wait_until_caught_up(&place, &load);
+    let caught_up = wait_until_caught_up(&place, &load, 10 * DEADLINE + 5 * lasts);
     sleep(CALM);
     let heard = load.end();
     let (memory_after, journal_bytes) = (watch.anonymous_max(), watch.journal_bytes_max());
@@ -140,8 +140,6 @@ fn an_outage_under_steady_load_loses_nothing_and_costs_no_memory() {
     for room in &rooms {
         check_room(&place, room.room, &heard);
     }
-    let said_meanwhile = rate * lasts.as_secs() * text_bytes as u64;
-    println!("{} KiB of texts were said while it was away", said_meanwhile / 1024);
     assert!(growth < GROWTH_BYTES_MAX, "memory grew by {growth} bytes");
 }
 
@@ -169,7 +167,7 @@ fn check_room(place: &Place, room: RoomId, heard: &[Heard]) {
 }
 
 /// How far the table is behind, asked until that is little.
-fn wait_until_caught_up(place: &Place, load: &Load) -> Duration {
+fn wait_until_caught_up(place: &Place, load: &Load, patience: Duration) -> Duration {
     const BEHIND: &str = "SELECT extract(epoch FROM now() - min(newest)) FROM
         (SELECT (SELECT max(timestamp) FROM chat_message WHERE room_id = room.id) AS newest FROM chat_chatroom room) rooms";
     let began = Instant::now();
@@ -180,7 +178,7 @@ fn wait_until_caught_up(place: &Place, load: &Load) -> Duration {
         if behind < CAUGHT_UP.as_secs_f64() {
             return asked;
         }
-        assert!(began.elapsed() < 10 * DEADLINE, "the table is {behind} s behind");
+        assert!(began.elapsed() < patience, "the table is {behind} s behind");
         sleep(Duration::from_millis(100));
     }
 }
