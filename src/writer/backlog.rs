@@ -117,7 +117,7 @@ impl Backlog {
     /// One range of the oldest segment that was left.
     fn read_old(&mut self, left: &mut Limits, chunks: &mut Vec<Chunk>, aside: &mut Aside<'_>) -> io::Result<()> {
         let Some((old, place)) = self.old.front_mut() else { return Ok(()) };
-        let records = Bytes::from(records_of(old, old.ranges[*place].clone(), aside)?);
+        let records = records_of(old, old.ranges[*place].clone(), aside)?;
         left.records = left.records.saturating_sub(decode_all(&records).count());
         left.bytes = left.bytes.saturating_sub(records.len());
         *place += 1;
