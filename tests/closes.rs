@@ -81,8 +81,8 @@ fn what_was_said_before_a_close_is_kept() {
     drop(raw);
     assert_eq!(bob.hears(), "aaargh");
     bob.leave();
-    assert_eq!(scene.place.texts(scene.room), ["last words", "aaargh"]);
     let ended = scene.server.stop();
+    assert_eq!(scene.place.texts(scene.room), ["last words", "aaargh"]);
     assert_eq!((ended.counter("closed_by_peer"), ended.counter("vanished")), (2, 1));
 }
 
