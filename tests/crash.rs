@@ -218,8 +218,9 @@ impl Ordeal {
 
     /// A life in which members talk.
     fn talk(&mut self, life: &Life, server: Server) {
-        let load = Load::start_with(&server, &self.rooms, 2, self.figures.lives, LIVELY);
+        // The first to come may find the journal of earlier lives not saved yet.
         let reader = Reader::start(&server, &self.rooms[life.room % self.rooms.len()], &self.ledger);
+        let load = Load::start_with(&server, &self.rooms, 2, self.figures.lives, LIVELY);
         load.wait_for(10);
         if let Some(outage) = &life.outage {
             self.lose_postgres(outage);
@@ -370,6 +371,7 @@ impl Reader {
         let (room, address) = (room.room, server.address);
         let mut reader = Reader { room, token, address, earlier, heard: Vec::new(), histories: 0, refused: 0 };
         thread::spawn(move || {
+            reader.read();
             while reader.listen(&mut client, Duration::from_millis(40)) {
                 reader.read();
             }
