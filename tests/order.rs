@@ -186,14 +186,14 @@ fn everyone_hears_everything_once_and_in_one_order() {
             let playing: Vec<_> = stages.into_iter().map(|stage| scope.spawn(|| stage.play())).collect();
             playing.into_iter().map(|stage| stage.join().unwrap()).collect()
         });
-        for (room, (heard, late)) in rooms.iter().zip(&results) {
-            assert_eq!(heard.len(), MEMBERS);
-            check_room(&place, room.room, heard, late);
-        }
         let some_came_late =
             results.iter().flat_map(|(_, late)| late).any(|late| late.heard.len() < SENDERS * MESSAGES);
         assert!(some_came_late, "nobody came in the middle");
         let ended = server.stop();
+        for (room, (heard, late)) in rooms.iter().zip(&results) {
+            assert_eq!(heard.len(), MEMBERS);
+            check_room(&place, room.room, heard, late);
+        }
         let connections = (SHARDS * (MEMBERS + LATE)) as u64;
         assert_eq!(ended.counter("opened"), connections, "{}", ended.log);
         // Each finds its room's shard with the chance of one in four.
