@@ -11,6 +11,7 @@
 //!      |
 //! report.rs    text for a person, JSON for a program; process.rs reads the server's CPU and memory from /proc
 //!
+//! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
 //! ```
 //!
@@ -34,6 +35,8 @@ mod postgres;
 mod process;
 mod report;
 mod sequence;
+#[allow(dead_code, reason = "for the comparisons to come")]
+mod server;
 #[cfg(test)]
 mod stand_in;
 mod url;

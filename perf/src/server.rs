@@ -1,0 +1,416 @@
+//! A server under measurement: a process of its own, started on one CPU, awaited until it accepts connections, ended by
+//! its process id. And the place that ringroom serves from: a database in a temporary folder, filled for a load.
+//!
+//! What is started says where it listens on its standard output, in a line with `listening on http://ADDRESS`, as
+//! `ringroom serve` does; whatever else it prints is kept for the error that tells why it did not start. A server does
+//! not outlive its value here.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::url::Url;
+
+/// How long a server may take until it listens, and to end when it is asked to.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 30 });
+
+/// What stands before the address in the line that says where a server listens.
+const LISTENING: &str = "listening on http://";
+
+/// Lines of a server's output that are kept.
+const LINES_MAX: usize = 20;
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    /// What messages and reports call it.
+    pub(crate) name: String,
+    /// The program; without a slash it is looked for in PATH.
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    /// Added to this process's own environment, without what that says to ringroom.
+    pub(crate) env: Vec<(String, OsString)>,
+}
+
+impl Spec {
+    /// `name` is `program`, with no arguments yet.
+    pub(crate) fn new(name: &str, program: impl Into<PathBuf>) -> Self {
+        Self { name: name.into(), program: program.into(), args: Vec::new(), env: Vec::new() }
+    }
+
+    /// With these arguments after those it has.
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// With this variable in its environment.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// `program serve` on a free port of the loopback, with the database and the folder of `place`; `flags` win over
+    /// what is set here.
+    pub(crate) fn ringroom(program: &Path, place: &Place, flags: &[String]) -> Self {
+        Self::new("ringroom", program)
+            .args(["serve", "--listen", "127.0.0.1:0", "--drain-seconds", "0", "--log", "warn"])
+            .args([OsString::from("--data-dir"), place.data_dir().into()])
+            .args(flags)
+            .env("RINGROOM_DATABASE_URL", place.database_url())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RINGROOM_") || name == "DATABASE_URL" {
+                command.env_remove(name);
+            }
+        }
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs it to its end, for what is a step and not a server.
+    ///
+    /// # Errors
+    /// It cannot be started, or its exit code is not 0; with what it said.
+    pub(crate) fn run(&self) -> Result<(), String> {
+        let output = self.command().stdin(Stdio::null()).output().map_err(|error| self.no_program(&error))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            return Ok(());
+        }
+        let more = said.lines().count().saturating_sub(LINES_MAX);
+        let said: String = said.lines().skip(more).map(quoted).collect();
+        Err(format!("{} failed ({}){said}", self.name, output.status))
+    }
+
+    fn no_program(&self, error: &std::io::Error) -> String {
+        format!("{} cannot be started: {}: {error}", self.name, self.program.display())
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    name: String,
+    /// Where it listens.
+    pub(crate) url: Url,
+    child: Running,
+}
+
+impl Server {
+    /// Starts it on `cpu`, or wherever this process may run, and waits until it says that it listens.
+    ///
+    /// # Errors
+    /// It cannot be started, ends, or is silent for too long.
+    pub(crate) fn start(spec: &Spec, cpu: Option<usize>) -> Result<Self, String> {
+        let (mut child, lines) = Running::spawn(spec, cpu)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let Some((_, rest)) = line.split_once(LISTENING) else { continue };
+                    let address = rest.split_whitespace().next().unwrap_or_default().trim_end_matches(',');
+                    let url = format!("ws://{address}").parse()?;
+                    return Ok(Self { name: spec.name.clone(), url, child });
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let said = child.said();
+                    return Err(format!("{} did not listen within {} s{said}", spec.name, PATIENCE.as_secs()));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let status =
+                        child.wait(PATIENCE).map_or("it closed its output".into(), |status| status.to_string());
+                    return Err(format!("{} ended before it listened ({status}){}", spec.name, child.said()));
+                }
+            }
+        }
+    }
+
+    /// The server's process, and all that it has started.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        descendants(self.child.child.id())
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// It had ended before, does not end in time and is killed, or says by its exit code that not all was well.
+    pub(crate) fn stop(mut self) -> Result<(), String> {
+        let already = self.child.wait(Duration::ZERO);
+        // Not yet waited for, so the number is still its own.
+        if already.is_none() {
+            kill_process(self.child.pid(), Signal::TERM).map_err(|error| format!("{}: {error}", self.name))?;
+        }
+        let why = match (already, self.child.wait(PATIENCE)) {
+            (Some(status), _) => format!("ended by itself ({status})"),
+            (None, None) => format!("did not end within {} s of SIGTERM and was killed", PATIENCE.as_secs()),
+            (None, Some(status)) if status.success() || status.signal() == Some(Signal::TERM.as_raw()) => return Ok(()),
+            (None, Some(status)) => format!("did not end in order ({status})"),
+        };
+        Err(format!("{} {why}{}", self.name, self.child.said()))
+    }
+}
+
+/// A child process and the last lines that it said. Dropping it kills it.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    said: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Running {
+    /// Starts the program; its standard output comes line by line until it is closed.
+    fn spawn(spec: &Spec, cpu: Option<usize>) -> Result<(Self, mpsc::Receiver<String>), String> {
+        let mut command = spec.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = on_cpu(cpu, || command.spawn())?.map_err(|error| spec.no_program(&error))?;
+        let said = Arc::default();
+        let (sender, lines) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            keep(stdout, &said, Some(sender));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            keep(stderr, &said, None);
+        }
+        Ok((Self { child, said }, lines))
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// How it ended, if it has within so long.
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+                Ok(status) => return status,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn said(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().map(|line| quoted(line)).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // By its own number, and only while it has not been waited for.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+fn quoted(line: &str) -> String {
+    format!("\n  | {line}")
+}
+
+/// Reads lines until there are no more, so that whoever writes them never waits.
+fn keep(output: impl Read + Send + 'static, said: &Arc<Mutex<VecDeque<String>>>, lines: Option<mpsc::Sender<String>>) {
+    let said = Arc::clone(said);
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.push_back(line.clone());
+            let more = said.len().saturating_sub(LINES_MAX);
+            said.drain(..more);
+            drop(said);
+            if let Some(lines) = &lines {
+                // Nobody listens any more once the server does.
+                let _heard = lines.send(line);
+            }
+        }
+    });
+}
+
+/// Does `what` on a thread of its own that may run on `cpu` alone: a process started there inherits that, and so does
+/// all that it starts.
+///
+/// # Errors
+/// There is no such CPU, or this process may not use it.
+pub(crate) fn on_cpu<T: Send>(cpu: Option<usize>, what: impl FnOnce() -> T + Send) -> Result<T, String> {
+    let pinned = || {
+        if let Some(cpu) = cpu {
+            pin(cpu)?;
+        }
+        Ok(what())
+    };
+    thread::scope(|scope| scope.spawn(pinned).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+fn pin(cpu: usize) -> Result<(), String> {
+    let mut cpus = CpuSet::new();
+    if cpu < CpuSet::MAX_CPU {
+        cpus.set(cpu);
+    }
+    sched_setaffinity(None, &cpus).map_err(|error| format!("CPU {cpu} cannot be used: {error}; `nproc` counts them"))
+}
+
+/// A process and all that descend from it.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = all.get(at).copied() {
+        all.extend(children(parent));
+        at += 1;
+    }
+    all
+}
+
+/// The children of each of its threads (proc(5); the kernel needs CONFIG_PROC_CHILDREN, as Debian's has).
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split(' ').filter_map(|child| child.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// A temporary folder with a database in it, and rooms with users for a load. Dropping it removes the folder.
+#[derive(Debug)]
+pub(crate) struct Place {
+    folder: PathBuf,
+    database_url: Option<String>,
+}
+
+impl Place {
+    /// Makes the tables and `rooms` rooms of `users` users each, by means of `ringroom`. Without a database of the
+    /// caller's, an SQLite file in the folder.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or `ringroom` fails.
+    pub(crate) fn make(
+        ringroom: &Path,
+        database_url: Option<&str>,
+        rooms: usize,
+        users: usize,
+    ) -> Result<Self, String> {
+        let place = Self { folder: fresh_folder()?, database_url: database_url.map(str::to_owned) };
+        let ask = |command: &str| {
+            Spec::new(&format!("ringroom {command}"), ringroom)
+                .args([command, "--data-dir"])
+                .args([place.data_dir()])
+                .env("RINGROOM_DATABASE_URL", place.database_url())
+        };
+        ask("migrate").run()?;
+        let counts = ["--rooms", &rooms.to_string(), "--users-per-room", &users.to_string(), "--out"];
+        ask("seed").args(counts).args([place.fixtures()]).run()?;
+        Ok(place)
+    }
+
+    /// The file of rooms, users and tokens.
+    pub(crate) fn fixtures(&self) -> PathBuf {
+        self.folder.join("fixtures.json")
+    }
+
+    /// What ringroom keeps its journal in.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// The database, which may hold a password: for an environment, not for a command line.
+    pub(crate) fn database_url(&self) -> String {
+        let own = || format!("sqlite:{}", self.folder.join("chat.sqlite3").display());
+        self.database_url.clone().unwrap_or_else(own)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A new folder that only its owner can look into.
+fn fresh_folder() -> Result<PathBuf, String> {
+    use std::os::unix::fs::DirBuilderExt;
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("ringroom-perf-{}-{nth}", std::process::id()));
+    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.map(|()| folder.clone()).map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Spec {
+        Spec::new("the shell", "sh").args(["-c", script])
+    }
+
+    #[test]
+    fn a_server_is_awaited_pinned_and_ended_with_what_it_started() {
+        let cpu = on_cpu(None, || rustix::thread::sched_getaffinity(None)).unwrap().unwrap();
+        let cpu = (0..CpuSet::MAX_CPU).find(|at| cpu.is_set(*at)).unwrap();
+        let script =
+            "sleep 60 & trap 'kill $!; wait; exit 0' TERM; echo hello; echo x listening on http://127.0.0.1:9 y; wait";
+        let server = Server::start(&shell(script), Some(cpu)).unwrap();
+        assert_eq!(server.url.to_string(), "ws://127.0.0.1:9");
+        let pids = server.pids();
+        assert_eq!(pids.len(), 2, "{pids:?}");
+        for pid in &pids {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            assert!(status.contains(&format!("Cpus_allowed_list:\t{cpu}\n")), "{status}");
+        }
+        server.stop().unwrap();
+        assert!(pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+    }
+
+    #[test]
+    fn one_that_does_not_serve_is_told_with_what_it_said() {
+        for (script, words) in [
+            ("echo the port is taken >&2; exit 7", ["ended before it listened (exit status: 7)", "the port is taken"]),
+            ("seq 100; exit 1", ["exit status: 1", "| 100"]),
+        ] {
+            let why = Server::start(&shell(script), None).unwrap_err();
+            assert!(words.iter().all(|word| why.contains(word)) && why.len() < 500, "{why}");
+        }
+        let why = Server::start(&Spec::new("nothing", "/no/such/program"), None).unwrap_err();
+        assert!(why.contains("nothing cannot be started: /no/such/program"), "{why}");
+        let why = Server::start(&shell("exit 0"), Some(CpuSet::MAX_CPU)).unwrap_err();
+        assert!(why.contains("cannot be used"), "{why}");
+    }
+
+    #[test]
+    fn one_that_does_not_end_well_is_told() {
+        let end = |script: &str| Server::start(&shell(script), None).unwrap().stop();
+        let listen = "echo listening on http://127.0.0.1:9";
+        assert_eq!(end(&format!("{listen}; exec sleep 60")), Ok(()), "SIGTERM is an end in order");
+        let why =
+            end(&format!("trap 'echo 3 lost >&2; exit 1' TERM; {listen}; while :; do sleep 0.01; done")).unwrap_err();
+        assert!(why.contains("did not end in order (exit status: 1)") && why.contains("3 lost"), "{why}");
+    }
+
+    #[test]
+    fn a_step_that_fails_is_told_with_what_it_said() {
+        assert_eq!(shell("exit 0").run(), Ok(()));
+        let why = shell("echo no tables >&2; exit 2").run().unwrap_err();
+        assert!(why.contains("the shell failed (exit status: 2)") && why.contains("no tables"), "{why}");
+    }
+
+    #[test]
+    fn settings_of_whoever_calls_do_not_reach_a_server() {
+        let spec = shell("").env("RINGROOM_DATABASE_URL", "sqlite:x");
+        let command = spec.command();
+        let given: Vec<_> = command.get_envs().filter(|(_, value)| value.is_some()).collect();
+        assert_eq!(given, [("RINGROOM_DATABASE_URL".as_ref(), Some("sqlite:x".as_ref()))]);
+    }
+}
