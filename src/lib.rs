@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             accept -> request head -> room's shard -> auth -> 101 -> frames -> JSON -> room log -> send
-//!  clients ==> [ shard 0 | core 0 ]    <------- crossbeam-channel: sockets ------->    [ shard N | core N ]
+//!  clients ==> [ shard 0 | core 0 ]   <-- crossbeam-channel: sockets, replicas -->     [ shard N | core N ]
 //!                  |   ^                                                                    |   ^
 //!          journal |   | held                                                     questions |   | answers
 //!                  v   |                                                                    v   |
@@ -26,6 +26,10 @@
 //! batch enters the room's log · [`shard::ring`] one send for each member that is not sending already. Meanwhile the
 //! [`writer`] reads it back, and commits it with those of other shards · [`store`].
 //!
+//! A room with more members than `spill_members` is on several shards: its home is as told above, and the others have a
+//! [`shard::replica`] of its log. What a member says there is passed on to the home, and each batch from there to them, in one
+//! parcel a turn.
+//!
 //! Before that, a connection met [`shard::accept`], [`ws::handshake`], [`protocol::connect`], [`topology`] (which shard its room
 //! lives on) and [`auth`]; or, if it wanted a page, [`http`], and [`history`] if a room's past. At the end it meets [`close`].
 //!
@@ -38,9 +42,10 @@
 //!   that the journal with it is on the disk (`Chat::settle`; `tests/crash.rs`, `tests/journal_files.rs`).
 //! - **Broadcast, then saved, once.** What is held is in the database in the end, or among the [`dead_letters`]; the journal
 //!   forgets it not before. To insert it again does no harm.
-//! - **One order.** A room lives on one shard, which stamps rising ids and times and keeps one log; the writer saves what a
+//! - **One order.** A room has one home shard, which stamps rising ids and times and keeps one log; the writer saves what a
 //!   shard holds in the order in which it came (`tests/order.rs`).
-//! - **No gap.** A connection is a cursor into that log from the turn of its greeting on ([`shard::room`]).
+//! - **No gap.** A connection is a cursor into that log, or into a replica that gets all of it in the same order, from the
+//!   turn of its greeting on ([`shard::room`], `tests/spill.rs`).
 //! - **A shard takes no lock.** What crosses threads goes through [`shard::mailbox`]; counts that others read are in
 //!   [`metrics`] and [`shard::occupancy`].
 //! - **Nothing is lost silently.** A full mailbox, a refused row, a closed member: each is counted, and whoever waited is told.

@@ -63,6 +63,10 @@ counters! {
     accepts_failed,
     /// Connections handed to the shard of their room.
     handed_over,
+    /// Members seated on another shard than their room's home, because it had enough of them.
+    spilled,
+    /// Replicas of rooms that were given up because their shard was too far behind.
+    replicas_cut_off,
     /// Connections handed to the HTTP side.
     http,
     /// Requests refused before the upgrade, whatever the reason.

@@ -1,7 +1,7 @@
 //! Message ids and timestamps.
 //!
 //! In: what the clock says, read by the caller once a turn. Out: a UUIDv7 and a timestamp for each message, and the text
-//! of a timestamp. Every shard owns one [`Stamper`]; since a room lives on one shard, its ids and timestamps rise in the
+//! of a timestamp. Every shard owns one [`Stamper`]; since a room has one home shard, its ids and timestamps rise in the
 //! order of its messages. Nothing here reads a clock.
 
 use std::ops::Range;

@@ -1,5 +1,6 @@
-//! One order for everyone: many senders at once, rooms on every shard, members that the kernel hands to the wrong one, and
-//! members that come in the middle. Each message arrives exactly once, in the same place for all, and is in the table.
+//! One order for everyone: many senders at once, rooms on every shard, members that the kernel hands to the wrong one, members
+//! that come in the middle, and rooms that spill over to all shards. Each message arrives exactly once, in the same place for
+//! all, and is in the table.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +14,11 @@ use std::{
 };
 
 use ringroom::{identity::RoomId, store::SeededRoom, topology::Topology};
-use support::{client::Client, place::Place, server::Server};
+use support::{
+    client::Client,
+    place::Place,
+    server::{Ended, Server},
+};
 
 const SHARDS: usize = 4;
 const MEMBERS: usize = 50;
@@ -176,29 +181,48 @@ fn check_room(place: &Place, room: RoomId, heard: &[Vec<String>], late: &[Late])
     assert_eq!(saved, expected, "what is in the table is what was heard");
 }
 
+/// Everybody talks at once in a room of every shard. What the server counted, when it has ended.
+fn play(place: &mut Place, options: &[&str]) -> Ended {
+    let rooms = rooms_on_every_shard(place);
+    let server = Server::start(place, &[&["--shards", &SHARDS.to_string()], options].concat());
+    let stages: Vec<Stage<'_>> = rooms.iter().map(|room| Stage::new(&server, room)).collect();
+    let results: Vec<_> = thread::scope(|scope| {
+        let playing: Vec<_> = stages.into_iter().map(|stage| scope.spawn(|| stage.play())).collect();
+        playing.into_iter().map(|stage| stage.join().unwrap()).collect()
+    });
+    let some_came_late = results.iter().flat_map(|(_, late)| late).any(|late| late.heard.len() < SENDERS * MESSAGES);
+    assert!(some_came_late, "nobody came in the middle");
+    let ended = server.stop();
+    for (room, (heard, late)) in rooms.iter().zip(&results) {
+        assert_eq!(heard.len(), MEMBERS);
+        check_room(place, room.room, heard, late);
+    }
+    assert_eq!(ended.counter("opened"), (SHARDS * (MEMBERS + LATE)) as u64, "{}", ended.log);
+    assert_eq!(ended.counter("rows"), (SHARDS * SENDERS * MESSAGES) as u64, "{}", ended.log);
+    ended
+}
+
 #[test]
 fn everyone_hears_everything_once_and_in_one_order() {
     for mut place in Place::everywhere("the order of messages").into_iter().take(2) {
-        let rooms = rooms_on_every_shard(&mut place);
-        let server = Server::start(&place, &["--shards", &SHARDS.to_string()]);
-        let stages: Vec<Stage<'_>> = rooms.iter().map(|room| Stage::new(&server, room)).collect();
-        let results: Vec<_> = thread::scope(|scope| {
-            let playing: Vec<_> = stages.into_iter().map(|stage| scope.spawn(|| stage.play())).collect();
-            playing.into_iter().map(|stage| stage.join().unwrap()).collect()
-        });
-        let some_came_late =
-            results.iter().flat_map(|(_, late)| late).any(|late| late.heard.len() < SENDERS * MESSAGES);
-        assert!(some_came_late, "nobody came in the middle");
-        let ended = server.stop();
-        for (room, (heard, late)) in rooms.iter().zip(&results) {
-            assert_eq!(heard.len(), MEMBERS);
-            check_room(&place, room.room, heard, late);
-        }
-        let connections = (SHARDS * (MEMBERS + LATE)) as u64;
-        assert_eq!(ended.counter("opened"), connections, "{}", ended.log);
+        let ended = play(&mut place, &[]);
         // Each finds its room's shard with the chance of one in four.
+        let connections = (SHARDS * (MEMBERS + LATE)) as u64;
         let handed_over = ended.counter("handed_over");
         assert!((connections / 2..connections).contains(&handed_over), "{handed_over} of {connections}");
-        assert_eq!(ended.counter("rows"), (SHARDS * SENDERS * MESSAGES) as u64, "{}", ended.log);
+        assert_eq!(ended.counter("spilled"), 0, "{}", ended.log);
+    }
+}
+
+#[test]
+fn a_room_on_every_shard_has_one_order_too() {
+    for durability in ["none", "commit", "journal", "sync"] {
+        let mut place = Place::sqlite();
+        let ended = play(&mut place, &["--spill-members", "3", "--durability", durability]);
+        // Of each room's members most sit elsewhere than at home: at first all but 3, then about three quarters.
+        let connections = (SHARDS * (MEMBERS + LATE)) as u64;
+        let spilled = ended.counter("spilled");
+        assert!(spilled > connections / 2, "{spilled} of {connections}: {}", ended.log);
+        assert_eq!(ended.counter("replicas_cut_off"), 0, "{}", ended.log);
     }
 }

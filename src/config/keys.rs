@@ -154,6 +154,8 @@ keys! {
             "Bytes of a WebSocket message; a longer one closes its connection with 1009.";
         "lag_bytes_max": Count(MESSAGE_BYTES_MIN, LAG_BYTES_MAX), "1048576", Server => lag_bytes_max: usize,
             "Bytes of a room's log that are kept for slow members; one further behind is closed with 1013.";
+        "spill_members": Count(0, CONNECTIONS_MAX), "512", Server => spill_members: u64,
+            "Members of a room on one shard; when it has more, other shards take some, so that a room can outgrow a core. 0 is never.";
         "messages_per_second": Count(0, 1_000_000), "0", Server => messages_per_second: u32,
             "Messages that one connection may send in a second, on average; 0 is no limit.";
         "message_burst": Count(1, 1_000_000), "20", Server => message_burst: u32,

@@ -220,6 +220,7 @@ fn rules(config: &Config, shards: usize) -> Rules {
         message_chars_max: config.message_chars_max,
         message_bytes_max: config.message_bytes_max,
         lag_bytes_max: config.lag_bytes_max,
+        spill_members: config.spill_members,
         message_period: match config.messages_per_second {
             0 => Duration::ZERO,
             rate => Duration::from_secs(1) / rate,

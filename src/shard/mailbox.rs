@@ -37,16 +37,33 @@ pub fn mailbox<M>(bound: usize) -> (Postbox<M>, Mailbox<M>) {
     (Postbox { sender, bell: Bell(Arc::clone(&notify)) }, Mailbox { receiver, notify })
 }
 
-/// The letter did not get in: the mailbox is full, or its thread has ended.
-#[derive(Debug)]
-pub struct Undelivered<M>(pub M);
+/// The letter did not get in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Undelivered<M> {
+    /// The mailbox is full.
+    Full(M),
+    /// Its thread has ended: nobody will ever read it.
+    Gone(M),
+}
+
+impl<M> Undelivered<M> {
+    /// The letter, whatever the reason.
+    pub fn letter(self) -> M {
+        match self {
+            Undelivered::Full(letter) | Undelivered::Gone(letter) => letter,
+        }
+    }
+}
 
 impl<M> Postbox<M> {
     /// Posts without waiting.
     pub fn post(&self, letter: M) -> Result<(), Undelivered<M>> {
         let sent = self.sender.try_send(letter);
         self.bell.0.notify_one();
-        sent.map_err(|(TrySendError::Full(letter) | TrySendError::Disconnected(letter))| Undelivered(letter))
+        sent.map_err(|unsent| match unsent {
+            TrySendError::Full(letter) => Undelivered::Full(letter),
+            TrySendError::Disconnected(letter) => Undelivered::Gone(letter),
+        })
     }
 
     /// Wakes the reader without a letter: there is something for it elsewhere.
@@ -58,7 +75,7 @@ impl<M> Postbox<M> {
     pub fn post_blocking(&self, letter: M) -> Result<(), Undelivered<M>> {
         let sent = self.sender.send(letter);
         self.bell.0.notify_one();
-        sent.map_err(|letter| Undelivered(letter.0))
+        sent.map_err(|unsent| Undelivered::Gone(unsent.0))
     }
 }
 
@@ -113,9 +130,11 @@ mod tests {
     fn a_full_mailbox_hands_the_letter_back() {
         let (postbox, mailbox) = mailbox(1);
         assert!(postbox.post(1).is_ok());
-        assert_eq!(postbox.post(2).map_err(|Undelivered(letter)| letter), Err(2));
+        assert_eq!(postbox.post(2), Err(Undelivered::Full(2)));
         assert!(matches!(mailbox.read(), Letter::Is(1)));
         assert!(matches!(mailbox.read(), Letter::None));
+        drop(mailbox);
+        assert_eq!(postbox.post(3), Err(Undelivered::Gone(3)));
     }
 
     #[tokio::test]

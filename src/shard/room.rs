@@ -1,7 +1,7 @@
 //! A room: a log of sealed batches, and members that are cursors into it.
 //!
 //! In: messages, already encoded as frames. Out: for a member, whatever of the log it has not been sent. Pure; it knows no
-//! sockets. Owned by the room's shard.
+//! sockets. Owned by the room's shard, and by every other that has a [replica](super::replica) of the log.
 //!
 //! ```text
 //!   open batch --seal, end of turn--> held, by the turn's number --durable--> log  [base ......... end)
@@ -16,14 +16,20 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{conn::ConnId, ring::Outgoing};
+use super::{
+    conn::ConnId,
+    replica::{Ended, Part},
+    ring::Outgoing,
+};
 use crate::identity::RoomId;
 
-/// A room with at least one member, or with messages whose fate is open.
+/// A room with at least one member on some shard, or with messages whose fate is open.
 pub struct Room {
     /// The room's id.
     pub id: RoomId,
-    /// Its members' connections; those that ended in the present turn may still be among them.
+    /// What of it this shard has.
+    pub part: Part,
+    /// Its members' connections on this shard; those that ended in the present turn may still be among them.
     pub members: Vec<ConnId>,
     /// What is broadcast.
     pub log: Log,
@@ -36,7 +42,7 @@ pub struct Room {
 }
 
 /// Messages of one turn and one room.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Their frames, one behind the other.
     pub frames: Bytes,
@@ -45,7 +51,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds what follows. The bytes are nobody else's yet, so only the other's are copied.
+    /// Adds what follows. Unless a replica has the bytes too, they are nobody else's yet, and only the other's are copied.
     fn extend(&mut self, other: Batch) {
         let mut frames = BytesMut::from(std::mem::take(&mut self.frames));
         frames.extend_from_slice(&other.frames);
@@ -61,10 +67,11 @@ struct Held {
 }
 
 impl Room {
-    /// An empty room.
+    /// An empty room, at home.
     pub fn new(id: RoomId) -> Room {
         Room {
             id,
+            part: Part::Home(Vec::new()),
             members: Vec::new(),
             log: Log::default(),
             behind: 0,
@@ -74,7 +81,12 @@ impl Room {
         }
     }
 
-    /// Nobody is here and nothing is under way: the room need not be kept.
+    /// A replica of the log of a room whose home is another shard.
+    pub fn replica(id: RoomId, home: usize, ended: Ended) -> Room {
+        Room { part: Part::Replica { home, ended }, ..Room::new(id) }
+    }
+
+    /// Nobody is here and nothing is under way.
     pub fn is_deserted(&self) -> bool {
         self.members.is_empty() && self.held.is_empty() && self.open_is_empty()
     }

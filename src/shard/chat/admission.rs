@@ -40,9 +40,9 @@ impl Chat {
     ) {
         let Some((socket, early)) = conns.take(id) else { return };
         let adoption = Box::new(Adoption { socket, early, accept, room: chat.room, token: chat.token });
-        match self.posts.shards[shard].post(Mail::Adopt(adoption)) {
+        match self.posts.shards[shard].post(Mail::Adopt(adoption)).map_err(Undelivered::letter) {
             Ok(()) => self.counters.handed_over.up(),
-            Err(Undelivered(Mail::Adopt(adoption))) => {
+            Err(Mail::Adopt(adoption)) => {
                 self.counters.mailbox_full.up();
                 let id = conns.adopt(adoption.socket, Vec::new());
                 conns.refuse(id, Refusal::Full);
@@ -54,7 +54,8 @@ impl Chat {
     pub(super) fn ask(&mut self, conns: &mut Conns<Member>, admittance: Admittance, token: Option<Token>) {
         let Some(token) = token else { return self.admit(conns, admittance, Admission::Unauthorized) };
         let question = Question::Admit { shard: self.shard, admittance: Box::new(admittance), token };
-        if let Err(Undelivered(Question::Admit { admittance, .. })) = self.posts.control.post(question) {
+        let asked = self.posts.control.post(question).map_err(Undelivered::letter);
+        if let Err(Question::Admit { admittance, .. }) = asked {
             self.counters.mailbox_full.up();
             self.admit(conns, *admittance, Admission::Unavailable);
         }
@@ -63,33 +64,34 @@ impl Chat {
     pub(super) fn admit(&mut self, conns: &mut Conns<Member>, admittance: Admittance, admission: Admission) {
         let Admittance { conn, room, accept } = admittance;
         match admission {
-            Admission::Admitted(user) => self.join(conns, conn, room, &accept, user),
+            Admission::Admitted(user) => self.seat(conns, conn, room, accept, user),
             Admission::Unauthorized => conns.open_and_close(conn, &accept, Close::Unauthorized),
             Admission::NotMember => conns.open_and_close(conn, &accept, Close::NotMember),
             Admission::Unavailable => conns.open_and_close(conn, &accept, Close::DatabaseUnavailable),
         }
     }
 
-    /// From here on every batch that enters the room's log reaches this connection: no gap after the greeting.
-    pub(super) fn join(
-        &mut self,
-        conns: &mut Conns<Member>,
-        conn: ConnId,
-        room_id: RoomId,
-        accept: &[u8],
-        user: Arc<User>,
-    ) {
+    /// Seats a client that was let in: here, or on another shard when the room has spilled over.
+    fn seat(&mut self, conns: &mut Conns<Member>, conn: ConnId, room_id: RoomId, accept: Bytes, user: Arc<User>) {
         if !conns.is_asking(conn) {
             return;
         }
         let rooms = &mut self.rooms;
         let room = *self.by_id.entry(room_id).or_insert_with(|| rooms.insert(Room::new(room_id)) as u32);
-        let Room { members, log, .. } = &mut self.rooms[room as usize];
+        match self.shard_of_next_seat(room) {
+            shard if shard == self.shard => self.join(conns, conn, room, &accept, user),
+            shard => self.seat_elsewhere(conns, conn, room, shard, accept, user),
+        }
+    }
+
+    /// From here on every batch that enters the room's log reaches this connection: no gap after the greeting.
+    pub(super) fn join(&mut self, conns: &mut Conns<Member>, conn: ConnId, room: u32, accept: &[u8], user: Arc<User>) {
+        let Room { id, members, log, .. } = &mut self.rooms[room as usize];
         members.push(conn);
         let cursor = log.enter();
         let greet = |outbox: &mut BytesMut| {
             outbox.extend_from_slice(accept);
-            output::established(outbox, room_id, &user);
+            output::established(outbox, *id, &user);
         };
         let member =
             Member { user: Arc::clone(&user), room, cursor, unsettled: 0, strikes: 0, allowed_at: 0, waiting: None };

@@ -7,6 +7,7 @@ use std::{os::fd::OwnedFd, time::Duration};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::Parcel;
 use crate::{
     auth::Admission,
     http::HandedOver,
@@ -23,6 +24,8 @@ pub enum Mail {
     Admitted(Box<Admittance>, Admission),
     /// The control thread's answer to [`Question::Receiver`]: a member, not one, or the database cannot be asked.
     Receiver(ConnId, UserId, Option<bool>),
+    /// What another shard has for this one, of rooms that both of them have members of.
+    Parcel(Box<Parcel>),
     /// The writer's answer to a turn.
     Settled(Settled),
     /// The database refused a message of this sender in this room, which had been broadcast.

@@ -17,6 +17,8 @@ pub struct Rules {
     pub message_bytes_max: usize,
     /// Bytes of a room's log kept for slow members.
     pub lag_bytes_max: usize,
+    /// Members of a room on one shard; beyond, other shards take some. 0 is never.
+    pub spill_members: u64,
     /// The shortest time between two messages of a connection, on average; zero is no limit.
     pub message_period: Duration,
     /// Messages that may come at once before the period counts.
@@ -76,6 +78,7 @@ mod tests {
             message_chars_max: 1,
             message_bytes_max: 1,
             lag_bytes_max: 1,
+            spill_members: 0,
             message_period: Duration::from_secs(1),
             message_burst: 3,
             errors_max: 1,

@@ -1,16 +1,27 @@
 //! A message of a member: parsed in place, checked, stamped, encoded once into its room's open batch, and recorded in the turn.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 
-use super::{Chat, Keep, Member, Question, member::within_rate, turn::Origin};
+use super::{
+    Chat, Keep, Member, Question,
+    member::within_rate,
+    parcel::Said,
+    turn::{Origin, Sender},
+};
 use crate::{
     close::Close,
     identity::{RoomId, User, UserId},
     journal::record::{Record, encoded_len},
     protocol::{Envelope, InputError, output},
-    shard::conn::{ConnId, Conns},
+    shard::{
+        conn::{ConnId, Conns},
+        replica::Part,
+    },
     store::{Micros, Row},
 };
 
@@ -26,7 +37,7 @@ impl Chat {
             Ok(_) if !within_rate(&mut member.allowed_at, &self.rules, now) => {
                 self.reject(conns, id, InputError::RateLimited)
             }
-            Ok(_) if self.is_refused(member) => {
+            Ok(_) if self.is_refused(self.rooms[member.room as usize].id, member.user.id) => {
                 self.reject(conns, id, InputError::NotSaved);
                 self.strike(conns, id);
             }
@@ -38,16 +49,15 @@ impl Chat {
                 Some(receiver) if !self.knows(member, receiver) => {
                     self.ask_receiver(conns, id, &chat.message, receiver);
                 }
-                receiver => self.append(conns, id, &chat.message, receiver),
+                receiver => self.say(conns, id, &chat.message, receiver),
             },
         }
     }
 
-    /// The database took nothing from this member lately: its room or its account is gone. Not to be sent on and on to the
-    /// dead letters, what it says now is refused at once.
-    pub(super) fn is_refused(&self, member: &Member) -> bool {
-        let key = || (self.rooms[member.room as usize].id, member.user.id);
-        !self.refused.is_empty() && self.refused.get(&key()).is_some_and(|until| Instant::now() < *until)
+    /// The database took nothing from this sender in this room lately: one of them is gone. Not to be sent on and on to the
+    /// dead letters, what it says now is refused at once. The room's home knows.
+    pub(super) fn is_refused(&self, room: RoomId, sender: UserId) -> bool {
+        !self.refused.is_empty() && self.refused.get(&(room, sender)).is_some_and(|until| Instant::now() < *until)
     }
 
     pub(super) fn knows(&self, member: &Member, receiver: UserId) -> bool {
@@ -86,25 +96,45 @@ impl Chat {
                     self.receivers.clear();
                 }
                 self.receivers.insert((room, receiver), Instant::now() + self.rules.lookup_cache);
-                self.append(conns, id, &waiting.0, Some(receiver));
+                self.say(conns, id, &waiting.0, Some(receiver));
             }
         }
         conns.resume(id);
     }
 
-    /// Stamps a message, encodes it into its room's batch and records it in the turn.
-    pub(super) fn append(&mut self, conns: &mut Conns<Member>, id: ConnId, message: &str, receiver: Option<UserId>) {
-        let now = self.now();
+    /// A member says something that is in order: to the room if this is its home, which may be another shard.
+    fn say(&mut self, conns: &mut Conns<Member>, id: ConnId, message: &str, receiver: Option<UserId>) {
         let Some(member) = conns.peer(id) else { return };
-        if !self.has_room(&member.user, message) {
-            return self.reject(conns, id, InputError::NotSaved);
+        let room = &self.rooms[member.room as usize];
+        let is_taken = match &room.part {
+            Part::Home(_) => {
+                let sender = Sender { shard: self.shard, conn: id, room: member.room, user: &member.user };
+                self.append(sender, message, receiver)
+            }
+            Part::Replica { home, .. } => {
+                let (home, room, user) = (*home, room.id, Arc::clone(&member.user));
+                self.pass_on(home, Said { room, conn: id, user, message: message.to_owned(), receiver })
+            }
+        };
+        match is_taken {
+            true => member.unsettled += 1,
+            false => self.reject(conns, id, InputError::NotSaved),
+        }
+    }
+
+    /// Stamps a message, encodes it into its room's batch and records it in the turn. False if it cannot be kept.
+    pub(super) fn append(&mut self, sender: Sender<'_>, message: &str, receiver: Option<UserId>) -> bool {
+        let now = self.now();
+        let Sender { shard, conn, room: index, user } = sender;
+        if !self.has_room(user, message) {
+            return false;
         }
         let (message_id, timestamp) = self.stamper.stamp(now);
-        let room = &mut self.rooms[member.room as usize];
+        let room = &mut self.rooms[index as usize];
         if room.open_is_empty() {
-            self.present.rooms.push(member.room);
+            self.present.rooms.push(index);
         }
-        let User { id: sender, username: sender_username } = &*member.user;
+        let User { id: sender, username: sender_username } = user;
         let envelope = Envelope { message, sender: *sender, sender_username, id: message_id, timestamp, receiver };
         let frame_len = room.append(|frames| output::chat_message(frames, &envelope));
         let row = Row { id: message_id, room: room.id, sender: *sender, receiver, timestamp, content: message };
@@ -119,9 +149,9 @@ impl Chat {
             }
         }
         self.unsettled_bytes += frame_len as usize;
-        self.present.origins.push(Origin { conn: id, room: member.room, frame_len });
-        member.unsettled += 1;
+        self.present.origins.push(Origin { shard, conn, room: index, frame_len });
         self.counters.messages.up();
+        true
     }
 
     /// Whether a message can be kept until it is saved.

@@ -6,14 +6,16 @@
 //! A message's way: parsed in place, checked, stamped, encoded once into its room's open batch, and recorded in the
 //! turn. At the end of the turn the batches are sealed and the records go where they are to be kept ([`Keep`]). As soon as what
 //! `durability` asks for holds, the batches enter their rooms' logs, and every member that is not sending already gets one
-//! send.
+//! send. For members that sit on other shards than their room's home, [`spill`] passes all this back and forth in [`parcel`]s.
 
 mod admission;
 mod fan_out;
 mod mail;
 mod member;
 mod message;
+mod parcel;
 mod settle;
+mod spill;
 mod turn;
 
 use std::{
@@ -25,7 +27,11 @@ use std::{
 
 use slab::Slab;
 
-use self::{fan_out::send_log, turn::Unsettled};
+use self::{
+    fan_out::send_log,
+    parcel::{Parcel, Parcels},
+    turn::Unsettled,
+};
 pub use self::{
     mail::{Admittance, Adoption, Mail, Posts, Question},
     member::{Member, Rules},
@@ -35,6 +41,7 @@ use super::{
     conn::{ConnId, Conns},
     journal::Journal,
     mailbox::Undelivered,
+    replica::Part,
     room::Room,
 };
 use crate::{
@@ -79,6 +86,8 @@ pub struct Chat {
     /// Senders whom the database refused in a room, and until when that counts.
     refused: HashMap<(RoomId, UserId), Instant>,
     keep: Keep,
+    /// What other shards get at the end of the turn.
+    parcels: Parcels,
     /// The present turn.
     now: Option<Micros>,
     present: Unsettled,
@@ -106,6 +115,7 @@ impl Chat {
         stamper: Stamper,
         counters: Arc<Counters>,
     ) -> Chat {
+        let parcels = Parcels::new(shard, topology.shards());
         Chat {
             shard,
             topology,
@@ -119,6 +129,7 @@ impl Chat {
             receivers: HashMap::new(),
             refused: HashMap::new(),
             keep,
+            parcels,
             now: None,
             present: Unsettled::default(),
             filling: Filling::default(),
@@ -128,14 +139,6 @@ impl Chat {
             unsettled_bytes: 0,
             grown: Vec::new(),
             left: Vec::new(),
-        }
-    }
-
-    /// Forgets a room that nobody needs.
-    fn leave_if_deserted(&mut self, room: u32) {
-        if self.rooms[room as usize].is_deserted() {
-            let room = self.rooms.remove(room as usize);
-            self.by_id.remove(&room.id);
         }
     }
 }
@@ -174,12 +177,12 @@ impl Service for Chat {
         }
         let Some((socket, read)) = conns.take(id) else { return };
         let question = Question::Http(HandedOver { stream: socket.into(), read });
-        match self.posts.control.post(question) {
+        match self.posts.control.post(question).map_err(Undelivered::letter) {
             Ok(()) => {
                 conns.gone();
                 self.counters.http.up();
             }
-            Err(Undelivered(Question::Http(handed_over))) => {
+            Err(Question::Http(handed_over)) => {
                 self.counters.mailbox_full.up();
                 let id = conns.adopt(handed_over.stream.into(), Vec::new());
                 conns.refuse(id, Refusal::Full);
@@ -199,6 +202,7 @@ impl Service for Chat {
             Mail::Receiver(conn, receiver, is_member) => self.receiver_known(conns, conn, receiver, is_member),
             Mail::Settled(settled) => self.settle(conns, settled),
             Mail::Refused(room, sender) => self.refuse(room, sender),
+            Mail::Parcel(parcel) => self.unpack(conns, *parcel),
             Mail::Unsaved(reply) => drop(reply.send(self.unsaved())),
             Mail::Drain(lasts) => return Mailed::Drain(lasts),
         }
@@ -225,6 +229,9 @@ impl Service for Chat {
         if member.cursor < room.log.end() {
             room.one_caught_up();
         }
+        if let Part::Replica { ended, .. } = &room.part {
+            ended.up();
+        }
         self.left.push(member.room);
     }
 
@@ -237,6 +244,8 @@ impl Service for Chat {
         }
         self.settle_journalled(conns);
         self.seal_turn(conns);
+        // Before its own members are sent to: other cores can begin meanwhile.
+        self.post_parcels(conns);
         for room in each_once(&mut self.grown) {
             self.fan_out(conns, room);
         }
@@ -257,6 +266,10 @@ impl Service for Chat {
             Keep::Journal(journal) => journal.is_idle(),
             Keep::Writer | Keep::Memory => true,
         };
-        self.unsettled.is_empty() && journal_is_idle
+        let is_shared = |room: &Room| !matches!(&room.part, Part::Home(replicas) if replicas.is_empty());
+        self.unsettled.is_empty()
+            && journal_is_idle
+            && self.parcels.are_posted()
+            && !self.rooms.iter().any(|(_, room)| is_shared(room))
     }
 }

@@ -2,12 +2,17 @@
 
 use super::{
     Chat, Keep, Member,
+    parcel::{Item, Verdict},
     turn::{Unsettled, without_unsaved},
 };
 use crate::{
     journal::appender::Outcome,
     protocol::InputError,
-    shard::{conn::Conns, mailbox::Undelivered},
+    shard::{
+        conn::{ConnId, Conns},
+        mailbox::Undelivered,
+        replica::Part,
+    },
     writer::{Settled, Why},
 };
 
@@ -36,7 +41,7 @@ impl Chat {
     pub(super) fn post_turn(&mut self, conns: &mut Conns<Member>, number: u64) {
         let turn = self.filling.end(self.shard, number);
         let records = turn.records.clone();
-        if let Err(Undelivered(turn)) = self.posts.writer.post(Box::new(turn)) {
+        if let Err(turn) = self.posts.writer.post(Box::new(turn)).map_err(Undelivered::letter) {
             self.counters.mailbox_full.up();
             let unsaved = (0..turn.count as u32).map(|message| (message, Why::GivenUp)).collect();
             self.settle(conns, Settled { turn: number, unsaved });
@@ -88,24 +93,43 @@ impl Chat {
 
     /// A turn's batches, less what could not be kept, enter their rooms' logs.
     pub(super) fn broadcast(&mut self, conns: &mut Conns<Member>, number: u64, turn: &Unsettled) {
-        for origin in &turn.origins {
-            if let Some(member) = conns.peer(origin.conn) {
-                member.unsettled -= 1;
-                if turn.unsaved.is_empty() {
-                    member.strikes = 0;
-                }
-            }
-        }
-        for (message, why) in &turn.unsaved {
-            let conn = turn.origins[*message as usize].conn;
-            self.reject(conns, conn, InputError::NotSaved);
-            // The server's trouble is not the client's offence; to go on sending to a room that is gone is one.
-            if *why == Why::Refused {
-                self.strike(conns, conn);
-            }
+        let mut unsaved = turn.unsaved.iter().peekable();
+        for (number, origin) in turn.origins.iter().enumerate() {
+            let why = unsaved.next_if(|(message, _)| *message as usize == number).map(|(_, why)| *why);
+            let verdict = match why {
+                Some(why) => Verdict::Unsaved(why),
+                None if turn.unsaved.is_empty() => Verdict::Kept,
+                None => Verdict::KeptAmongUnsaved,
+            };
+            self.tell(conns, origin.shard, origin.conn, verdict);
         }
         for room in &turn.rooms {
             self.release(number, *room, turn);
+        }
+    }
+
+    /// Tells a sender's shard what became of its message.
+    pub(super) fn tell(&mut self, conns: &mut Conns<Member>, shard: usize, conn: ConnId, verdict: Verdict) {
+        match shard == self.shard {
+            true => self.settled(conns, conn, verdict),
+            false => self.parcels.add(shard, Item::Settled(conn, verdict)),
+        }
+    }
+
+    /// A message of a member that sits here is done with.
+    pub(super) fn settled(&mut self, conns: &mut Conns<Member>, conn: ConnId, verdict: Verdict) {
+        let Some(member) = conns.peer(conn) else { return };
+        member.unsettled -= 1;
+        match verdict {
+            Verdict::Kept => member.strikes = 0,
+            Verdict::KeptAmongUnsaved => {}
+            Verdict::Unsaved(why) => {
+                self.reject(conns, conn, InputError::NotSaved);
+                // The server's trouble is not the client's offence; to go on sending to a room that is gone is one.
+                if why == Why::Refused {
+                    self.strike(conns, conn);
+                }
+            }
         }
     }
 
@@ -116,6 +140,11 @@ impl Chat {
             batch = without_unsaved(&batch, index, &turn.origins, &turn.unsaved);
         }
         if batch.messages > 0 {
+            if let Part::Home(replicas) = &room.part {
+                for replica in replicas.iter().filter(|replica| !replica.is_cut_off) {
+                    self.parcels.add(replica.shard, Item::Batch(room.id, batch.clone()));
+                }
+            }
             room.broadcast(batch);
         }
         self.grown.push(index);

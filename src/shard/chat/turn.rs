@@ -5,12 +5,25 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    identity::User,
     shard::{conn::ConnId, room::Batch},
     writer::Why,
 };
 
+/// Who says something in a room whose home this is.
+pub(super) struct Sender<'a> {
+    /// The shard that it sits on.
+    pub(super) shard: usize,
+    pub(super) conn: ConnId,
+    /// The room's slot.
+    pub(super) room: u32,
+    pub(super) user: &'a User,
+}
+
 /// One message of a turn: whose it is and how long its frame is.
 pub(super) struct Origin {
+    /// The shard that its sender sits on.
+    pub(super) shard: usize,
     pub(super) conn: ConnId,
     pub(super) room: u32,
     pub(super) frame_len: u32,
@@ -85,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_the_journal_refuses_is_not_broadcast_in_whatever_order_it_does_so() {
-        let origin = || Origin { conn: ConnId::default(), room: 0, frame_len: 1 };
+        let origin = || Origin { shard: 0, conn: ConnId::default(), room: 0, frame_len: 1 };
         for parts in [[0..2, 2..3, 3..4], [3..4, 2..3, 0..2], [2..3, 0..2, 3..4]] {
             let mut turn = Unsettled { origins: (0..4).map(|_| origin()).collect(), ..Unsettled::default() };
             let learnt = parts.map(|part| {
