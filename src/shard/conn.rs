@@ -22,13 +22,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use slab::Slab;
 use socket2::SockRef;
 
 use super::{
     occupancy::Occupancy,
-    ring::{Outgoing, Pool, Receive, Received, Transmit},
+    ring::{Outgoing, Pool, Receive, Received, Sending, Sends},
 };
 use crate::{
     close::Close,
@@ -36,6 +36,9 @@ use crate::{
     metrics::Counters,
     ws::{encode, frame::Decoder, handshake::Refusal},
 };
+
+/// Nothing is due.
+const NEVER: u32 = u32::MAX;
 
 /// Names a connection of this shard, and stays unambiguous after its slot was used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +76,12 @@ enum Phase<P> {
     /// The service decides on its request; what came after the head is in the stash.
     Asked,
     /// A WebSocket connection.
-    Open(P),
+    Open {
+        /// What the service keeps of it.
+        peer: P,
+        /// The service wants no more messages of it for the moment.
+        paused: bool,
+    },
     /// The server sent a close frame and waits for the peer's.
     Closing,
     /// All is said: what is left to send goes out, then a FIN, and what still comes in is discarded until its end.
@@ -85,27 +93,74 @@ enum Phase<P> {
     Dead,
 }
 
+/// A connection's slot. A hundred thousand of them are idle at a time, so it holds what an idle one needs, no more: what
+/// is under way lies elsewhere.
 struct Conn<P> {
     socket: OwnedFd,
     generation: u32,
     phase: Phase<P>,
     receive: Option<Receive>,
-    transmit: Option<Transmit>,
-    decoder: Decoder,
-    /// Bytes that came in and wait to be looked at; mostly none.
-    stash: Vec<u8>,
-    outbox: BytesMut,
-    /// Second of this shard's life at which something is due: by phase, a heartbeat or an end.
-    due: u32,
+    sending: Option<Sending>,
     /// Second in which the peer was last heard of.
     heard: u32,
-    /// The service wants no more messages of it for the moment.
-    paused: bool,
+    decoder: Decoder,
+    aside: Option<Box<Aside>>,
+}
+
+/// What waits on either side of a connection; mostly nothing does.
+#[derive(Default)]
+struct Aside {
+    /// Bytes that came in and wait to be looked at.
+    stash: Vec<u8>,
+    /// Bytes that wait to be sent.
+    outbox: BytesMut,
+}
+
+/// What a slot may take, with a service that keeps 48 bytes of a connection.
+const SLOT_BYTES_MAX: usize = 112;
+
+const _: () = assert!(size_of::<Option<Conn<[u64; 6]>>>() <= SLOT_BYTES_MAX);
+
+impl<P> Conn<P> {
+    fn stash(&self) -> &[u8] {
+        self.aside.as_ref().map_or(&[], |aside| &aside.stash)
+    }
+
+    fn keep(&mut self, bytes: Vec<u8>) {
+        if !bytes.is_empty() || self.aside.is_some() {
+            self.aside.get_or_insert_default().stash = bytes;
+            self.tidy();
+        }
+    }
+
+    fn outbox_len(&self) -> usize {
+        self.aside.as_ref().map_or(0, |aside| aside.outbox.len())
+    }
+
+    fn outbox(&mut self) -> &mut BytesMut {
+        &mut self.aside.get_or_insert_default().outbox
+    }
+
+    /// All of the outbox. Taken whole: a split buffer would keep its memory for as long as the connection idles.
+    fn take_outbox(&mut self) -> Bytes {
+        let outbox = self.aside.as_mut().map(|aside| std::mem::take(&mut aside.outbox)).unwrap_or_default();
+        self.tidy();
+        outbox.freeze()
+    }
+
+    /// An idle connection keeps nothing aside.
+    fn tidy(&mut self) {
+        self.aside.take_if(|aside| aside.stash.is_empty() && aside.outbox.is_empty());
+    }
 }
 
 /// The connections of one shard.
 pub struct Conns<P> {
     slots: Slab<Conn<P>>,
+    /// By slot, the second of this shard's life at which something is due: by phase, a heartbeat or an end. Apart from the slots,
+    /// because all of them are looked through once a second.
+    due: Vec<u32>,
+    sends: Sends,
     pool: Rc<Pool>,
     patience: Patience,
     counters: Arc<Counters>,
@@ -147,6 +202,8 @@ impl<P> Conns<P> {
     ) -> Conns<P> {
         Conns {
             slots: Slab::with_capacity(expected),
+            due: Vec::with_capacity(expected),
+            sends: Sends::default(),
             pool,
             patience,
             counters,
@@ -198,48 +255,60 @@ impl<P> Conns<P> {
     fn insert(&mut self, socket: OwnedFd, phase: Phase<P>, wait: Duration, stash: Vec<u8>) -> ConnId {
         let due = self.after(wait);
         self.generation = self.generation.wrapping_add(1);
+        let aside = (!stash.is_empty()).then(|| Box::new(Aside { stash, outbox: BytesMut::new() }));
         let index = self.slots.insert(Conn {
             socket,
             generation: self.generation,
             phase,
             receive: None,
-            transmit: None,
-            decoder: Decoder::new(),
-            stash,
-            outbox: BytesMut::new(),
-            due,
+            sending: None,
             heard: self.now,
-            paused: false,
+            decoder: Decoder::new(),
+            aside,
         });
+        if index == self.due.len() {
+            self.due.push(NEVER);
+        }
+        self.due[index] = due;
         ConnId { index: index as u32, generation: self.generation }
+    }
+
+    fn remove(&mut self, index: usize) -> Conn<P> {
+        self.due[index] = NEVER;
+        self.slots.remove(index)
     }
 
     /// The request head is complete and took `len` of the bytes that came; the rest stays for later.
     pub(super) fn asked(&mut self, id: ConnId, head: &[u8], len: usize) {
         let due = self.after(self.patience.ask);
         let conn = &mut self.slots[id.index()];
-        conn.stash = head[len..].to_vec();
-        (conn.phase, conn.due) = (Phase::Asked, due);
+        conn.keep(head[len..].to_vec());
+        conn.phase = Phase::Asked;
+        self.due[id.index()] = due;
     }
 
     /// The head is still incomplete with these bytes.
     pub(super) fn keep_head(&mut self, id: ConnId, bytes: Vec<u8>) {
-        self.slots[id.index()].stash = bytes;
+        self.slots[id.index()].keep(bytes);
         self.arm(id.index());
     }
 
     /// Bytes kept from earlier.
     pub(super) fn take_stash(&mut self, id: ConnId) -> Vec<u8> {
-        self.get_mut(id).map(|conn| std::mem::take(&mut conn.stash)).unwrap_or_default()
+        let Some(conn) = self.get_mut(id) else { return Vec::new() };
+        let stash = conn.aside.as_mut().map(|aside| std::mem::take(&mut aside.stash)).unwrap_or_default();
+        conn.tidy();
+        stash
     }
 
     /// Takes a connection that was asked about out of this shard: its socket, and what was read after its head. On its way
     /// it stays counted, until it is [adopted](Conns::adopt) or [gone](Conns::gone).
     pub fn take(&mut self, id: ConnId) -> Option<(OwnedFd, Vec<u8>)> {
         let conn = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked) && conn.receive.is_none())?;
-        debug_assert!(conn.transmit.is_none(), "nothing is sent before the request is answered");
-        let conn = self.slots.remove(id.index());
-        Some((conn.socket, conn.stash))
+        debug_assert!(conn.sending.is_none(), "nothing is sent before the request is answered");
+        let early = self.take_stash(id);
+        let conn = self.remove(id.index());
+        Some((conn.socket, early))
     }
 
     /// A connection that was taken will not come back to any shard.
@@ -251,12 +320,12 @@ impl<P> Conns<P> {
     /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first. Does nothing when
     /// the request was answered meanwhile.
     pub fn open(&mut self, id: ConnId, greeting: impl FnOnce(&mut BytesMut), peer: P) {
-        let due = self.after(self.patience.ping);
         let now = self.now;
         let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked)) else { return };
-        greeting(&mut conn.outbox);
-        (conn.phase, conn.due, conn.heard) = (Phase::Open(peer), due, now);
-        let came_alone = conn.stash.is_empty();
+        greeting(conn.outbox());
+        (conn.phase, conn.heard) = (Phase::Open { peer, paused: false }, now);
+        let came_alone = conn.stash().is_empty();
+        self.due[id.index()] = self.after(self.patience.ping);
         self.occupancy.answered();
         self.counters.opened.up();
         self.unsent.push(id.index);
@@ -270,7 +339,7 @@ impl<P> Conns<P> {
     /// nothing when the request was answered meanwhile, as when the server stops.
     pub fn open_and_close(&mut self, id: ConnId, accept: &[u8], close: Close) {
         let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked)) else { return };
-        conn.outbox.extend_from_slice(accept);
+        conn.outbox().extend_from_slice(accept);
         self.occupancy.answered();
         self.slots[id.index()].phase = Phase::Closing;
         self.say_close(id, close);
@@ -282,7 +351,7 @@ impl<P> Conns<P> {
         let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Head | Phase::Asked)) else {
             return;
         };
-        conn.outbox.extend_from_slice(&refusal.response());
+        conn.outbox().extend_from_slice(&refusal.response());
         self.occupancy.answered();
         self.counters.refused.up();
         self.counters.refused_as(refusal).up();
@@ -298,7 +367,7 @@ impl<P> Conns<P> {
     /// The service's state of an open connection; `None` once it is ending.
     pub fn peer(&mut self, id: ConnId) -> Option<&mut P> {
         match &mut self.get_mut(id)?.phase {
-            Phase::Open(peer) => Some(peer),
+            Phase::Open { peer, .. } => Some(peer),
             _ => None,
         }
     }
@@ -312,8 +381,8 @@ impl<P> Conns<P> {
 
     /// Says something to one open connection: `write` appends whole frames, which leave at the end of the turn.
     pub fn say(&mut self, id: ConnId, write: impl FnOnce(&mut BytesMut)) {
-        if let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Open(_))) {
-            write(&mut conn.outbox);
+        if let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Open { .. })) {
+            write(conn.outbox());
             self.unsent.push(id.index);
         }
     }
@@ -321,8 +390,9 @@ impl<P> Conns<P> {
     /// The peer of an open connection with nothing in flight and nothing to be said first: it may be sent the log.
     pub fn listening(&mut self, id: ConnId) -> Option<&mut P> {
         let conn = self.get_mut(id)?;
+        let is_silent = conn.sending.is_none() && conn.outbox_len() == 0;
         match &mut conn.phase {
-            Phase::Open(peer) if conn.transmit.is_none() && conn.outbox.is_empty() => Some(peer),
+            Phase::Open { peer, .. } if is_silent => Some(peer),
             _ => None,
         }
     }
@@ -330,21 +400,21 @@ impl<P> Conns<P> {
     /// Sends to a connection that [listens](Conns::listening); the service hears of it when it listens again.
     pub fn transmit(&mut self, id: ConnId, outgoing: Outgoing) {
         let conn = &mut self.slots[id.index()];
-        debug_assert!(conn.transmit.is_none(), "one send at a time, or bytes would mix");
-        conn.transmit = Some(Transmit::submit(id.index, conn.socket.as_fd(), outgoing));
+        debug_assert!(conn.sending.is_none(), "one send at a time, or bytes would mix");
+        conn.sending = Some(self.sends.submit(id.index, conn.socket.as_fd(), outgoing));
     }
 
     /// Takes no further messages of this connection until [`Conns::resume`].
     pub fn pause(&mut self, id: ConnId) {
-        if let Some(conn) = self.get_mut(id) {
-            conn.paused = true;
+        if let Some(Phase::Open { paused, .. }) = self.get_mut(id).map(|conn| &mut conn.phase) {
+            *paused = true;
         }
     }
 
     /// Takes messages again, first those that came in meanwhile.
     pub fn resume(&mut self, id: ConnId) {
-        if let Some(conn) = self.get_mut(id).filter(|conn| conn.paused) {
-            conn.paused = false;
+        if let Some(Phase::Open { paused: paused @ true, .. }) = self.get_mut(id).map(|conn| &mut conn.phase) {
+            *paused = false;
             self.stashed.push(id);
         }
     }
@@ -377,7 +447,7 @@ impl<P> Conns<P> {
             Ok(bytes) if bytes.is_empty() => self.lost(id),
             Ok(bytes) => match conn.phase {
                 Phase::Head => return Arrived::Head(id, bytes),
-                Phase::Open(_) | Phase::Closing => return Arrived::Frames(id, bytes),
+                Phase::Open { .. } | Phase::Closing => return Arrived::Frames(id, bytes),
                 Phase::Lingering { .. } => self.arm(index),
                 Phase::Asked | Phase::Dead => debug_assert!(false, "nobody asked for these bytes"),
             },
@@ -394,14 +464,14 @@ impl<P> Conns<P> {
     pub(super) fn return_decoder(&mut self, id: ConnId, decoder: Decoder, left: &[u8]) {
         let Some(conn) = self.get_mut(id) else { return };
         conn.decoder = decoder;
-        conn.stash = left.to_vec();
+        conn.keep(left.to_vec());
         self.arm(id.index());
     }
 
     /// Is the next frame of this connection to be looked at now?
     pub(super) fn is_heard(&self, id: ConnId) -> bool {
         self.slots.get(id.index()).is_some_and(|conn| {
-            conn.generation == id.generation && !conn.paused && matches!(conn.phase, Phase::Open(_) | Phase::Closing)
+            conn.generation == id.generation && matches!(conn.phase, Phase::Open { paused: false, .. } | Phase::Closing)
         })
     }
 
@@ -411,7 +481,7 @@ impl<P> Conns<P> {
         let wanted = match conn.phase {
             Phase::Asked | Phase::Dead => false,
             // A peer that makes the server talk and does not listen is not listened to either.
-            Phase::Open(_) => !conn.paused && conn.stash.is_empty() && conn.outbox.len() <= OUTBOX_BYTES_MAX,
+            Phase::Open { paused, .. } => !paused && conn.stash().is_empty() && conn.outbox_len() <= OUTBOX_BYTES_MAX,
             Phase::Head | Phase::Closing | Phase::Lingering { .. } => true,
         };
         if wanted && conn.receive.is_none() {
@@ -429,8 +499,8 @@ impl<P> Conns<P> {
     /// A send of slot `index` completed. `Some`: the connection listens, and the service may send more.
     pub(super) fn sent(&mut self, index: usize) -> Option<ConnId> {
         let conn = self.slots.get_mut(index)?;
-        let left = conn.transmit.as_mut()?.finish(index as u32)?;
-        conn.transmit = None;
+        let left = self.sends.finish(conn.sending?, index as u32)?;
+        conn.sending = None;
         let id = ConnId { index: index as u32, generation: conn.generation };
         match left {
             _ if matches!(conn.phase, Phase::Dead) => self.bury(index),
@@ -443,17 +513,16 @@ impl<P> Conns<P> {
 
     /// Sends the outbox, or, when nothing is left to send, does what waited for that.
     fn flush(&mut self, index: usize) {
-        let Some(conn) = self.slots.get_mut(index).filter(|conn| conn.transmit.is_none()) else { return };
+        let Some(conn) = self.slots.get_mut(index).filter(|conn| conn.sending.is_none()) else { return };
         if matches!(conn.phase, Phase::Dead) {
             return;
         }
-        if !conn.outbox.is_empty() {
-            // Taken whole: a split buffer would keep its memory for as long as the connection idles.
-            let bytes = std::mem::take(&mut conn.outbox).freeze();
-            conn.transmit = Some(Transmit::submit(index as u32, conn.socket.as_fd(), Outgoing::One(bytes)));
+        if conn.outbox_len() > 0 {
+            let outgoing = Outgoing::One(conn.take_outbox());
+            conn.sending = Some(self.sends.submit(index as u32, conn.socket.as_fd(), outgoing));
         }
         match conn.phase {
-            Phase::Lingering { shut: false } if conn.transmit.is_none() => {
+            Phase::Lingering { shut: false } if conn.sending.is_none() => {
                 conn.phase = Phase::Lingering { shut: true };
                 let _ = SockRef::from(&conn.socket).shutdown(Shutdown::Write);
                 self.arm(index);
@@ -490,8 +559,7 @@ impl<P> Conns<P> {
     pub(super) fn peer_closed(&mut self, id: ConnId, code: Option<u16>) {
         if self.depart(id, Phase::Closing) {
             self.counters.closed_by_peer.up();
-            let outbox = &mut self.slots[id.index()].outbox;
-            encode::close(outbox, code, "");
+            encode::close(self.slots[id.index()].outbox(), code, "");
         }
         self.linger(id.index());
     }
@@ -506,8 +574,10 @@ impl<P> Conns<P> {
 
     /// Takes the connection out of the service's hands. False if it was not in them.
     fn depart(&mut self, id: ConnId, next: Phase<P>) -> bool {
-        let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Open(_))) else { return false };
-        if let Phase::Open(peer) = std::mem::replace(&mut conn.phase, next) {
+        let Some(conn) = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Open { .. })) else {
+            return false;
+        };
+        if let Phase::Open { peer, .. } = std::mem::replace(&mut conn.phase, next) {
             self.departed.push(peer);
         }
         true
@@ -517,9 +587,10 @@ impl<P> Conns<P> {
         let due = self.after(self.patience.close);
         self.counters.closed(close).up();
         let conn = &mut self.slots[id.index()];
-        encode::close(&mut conn.outbox, Some(close.code()), close.reason());
+        encode::close(conn.outbox(), Some(close.code()), close.reason());
         // What a paused peer had said after its message is of no use any more.
-        (conn.due, conn.paused, conn.stash) = (due, false, Vec::new());
+        conn.keep(Vec::new());
+        self.due[id.index()] = due;
         self.unsent.push(id.index);
         self.arm(id.index());
     }
@@ -528,7 +599,9 @@ impl<P> Conns<P> {
     fn linger(&mut self, index: usize) {
         let due = self.after(self.patience.close);
         let conn = &mut self.slots[index];
-        (conn.phase, conn.due, conn.stash) = (Phase::Lingering { shut: false }, due, Vec::new());
+        conn.phase = Phase::Lingering { shut: false };
+        conn.keep(Vec::new());
+        self.due[index] = due;
         self.unsent.push(index as u32);
     }
 
@@ -546,8 +619,8 @@ impl<P> Conns<P> {
         if matches!(conn.phase, Phase::Head | Phase::Asked) {
             self.occupancy.answered();
         }
-        if conn.receive.is_none() && conn.transmit.is_none() {
-            self.slots.remove(index);
+        if conn.receive.is_none() && conn.sending.is_none() {
+            self.remove(index);
             self.occupancy.leaves();
             return;
         }
@@ -555,6 +628,7 @@ impl<P> Conns<P> {
             let _ = SockRef::from(&conn.socket).shutdown(Shutdown::Both);
         }
         conn.phase = Phase::Dead;
+        self.due[index] = NEVER;
     }
 
     /// Connections that ended since the last call, with what the service kept of them.
@@ -575,31 +649,36 @@ impl<P> Conns<P> {
             return;
         }
         self.now = now;
-        let due: Vec<usize> = self.slots.iter().filter(|(_, conn)| conn.due <= now).map(|(index, _)| index).collect();
+        let due: Vec<usize> =
+            self.due.iter().enumerate().filter(|(_, due)| **due <= now).map(|(index, _)| index).collect();
         for index in due {
             self.overdue(index);
         }
+    }
+
+    /// The shard has become quiet: what only a busy time needed is given back.
+    pub(super) fn give_back(&mut self) {
+        self.sends.shrink();
     }
 
     fn overdue(&mut self, index: usize) {
         let conn = &self.slots[index];
         let id = ConnId { index: index as u32, generation: conn.generation };
         match conn.phase {
-            Phase::Head if !conn.stash.is_empty() => self.refuse(id, Refusal::Timeout),
-            Phase::Open(_) => self.heartbeat(id),
+            Phase::Head if !conn.stash().is_empty() => self.refuse(id, Refusal::Timeout),
+            Phase::Open { .. } => self.heartbeat(id),
             Phase::Head | Phase::Asked | Phase::Closing | Phase::Lingering { .. } => self.bury(index),
             Phase::Dead => {}
         }
     }
 
     fn heartbeat(&mut self, id: ConnId) {
-        let due = self.after(self.patience.ping) - 1;
         let silent = self.now - self.slots[id.index()].heard;
         // Over two, for both ends of the silence are rounded down to a second.
         if u64::from(silent) > 2 * self.patience.ping.as_secs() {
             return self.close(id, Close::Idle);
         }
-        self.slots[id.index()].due = due;
+        self.due[id.index()] = self.after(self.patience.ping) - 1;
         self.say(id, |outbox| encode::ping(outbox, b""));
     }
 

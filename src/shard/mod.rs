@@ -183,14 +183,12 @@ impl Calm {
     /// Quiet ticks that make a calm: two seconds.
     const TICKS: u32 = 8;
 
-    /// Once a tick; once in every calm the memory is given back.
-    fn look(&mut self, turns: u64) {
+    /// Once a tick. True once in every calm.
+    fn begins(&mut self, turns: u64) -> bool {
         let is_quiet = turns - self.turns <= Self::TURNS_QUIET;
         self.turns = turns;
         self.ticks_quiet = if is_quiet { self.ticks_quiet.saturating_add(1) } else { 0 };
-        if self.ticks_quiet == Self::TICKS {
-            memory::give_back();
-        }
+        self.ticks_quiet == Self::TICKS
     }
 }
 
@@ -375,7 +373,10 @@ impl<S: Service> Shard<S> {
     fn tick(&mut self) {
         self.acceptor.rearm();
         self.service.tick();
-        self.calm.look(self.counters.turns.get());
+        if self.calm.begins(self.counters.turns.get()) {
+            self.conns.give_back();
+            memory::give_back();
+        }
         self.conns.tick(self.began.elapsed().as_secs() as u32);
         self.drain_some();
     }

@@ -15,6 +15,7 @@ use std::{
     cell::{Cell, RefCell, UnsafeCell},
     future::Future,
     io,
+    num::NonZeroU32,
     ops::{Deref, DerefMut},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     pin::Pin,
@@ -274,23 +275,37 @@ impl Gather {
     }
 }
 
-/// A send in flight.
-pub struct Transmit(InFlight<Outgoing>);
+/// The sends of a shard that are in flight. Not in the connections' slots: few connections have one at a time.
+#[derive(Default)]
+pub struct Sends(Slab<InFlight<Outgoing>>);
 
-impl Transmit {
+/// Names a send in flight.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending(NonZeroU32);
+
+impl Sends {
     /// Sends all of `outgoing` on `socket`.
-    pub fn submit(index: u32, socket: BorrowedFd<'_>, mut outgoing: Outgoing) -> Transmit {
+    pub fn submit(&mut self, index: u32, socket: BorrowedFd<'_>, mut outgoing: Outgoing) -> Sending {
         let entry = outgoing.entry(socket);
-        Transmit(InFlight::submit(Ticket { kind: Kind::Send, index }, outgoing, entry))
+        let place = self.0.insert(InFlight::submit(Ticket { kind: Kind::Send, index }, outgoing, entry));
+        Sending(NonZeroU32::MIN.saturating_add(place as u32))
     }
 
-    /// What is left to send, empty as a rule: the kernel sends short only when interrupted.
-    pub fn finish(&mut self, index: u32) -> Option<io::Result<Outgoing>> {
-        let Finished { result, mut data, .. } = self.0.finish(Ticket { kind: Kind::Send, index })?;
+    /// What is left to send, empty as a rule: the kernel sends short only when interrupted. Once it says so, the name is
+    /// of no use any more.
+    pub fn finish(&mut self, sending: Sending, index: u32) -> Option<io::Result<Outgoing>> {
+        let place = sending.0.get() as usize - 1;
+        let Finished { result, mut data, .. } = self.0[place].finish(Ticket { kind: Kind::Send, index })?;
+        self.0.remove(place);
         Some(result.map(|sent| {
             data.advance(sent as usize);
             data
         }))
+    }
+
+    /// Frees what a busier time needed.
+    pub fn shrink(&mut self) {
+        self.0.shrink_to_fit();
     }
 }
 
