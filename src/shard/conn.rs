@@ -325,7 +325,7 @@ impl<P> Conns<P> {
         greeting(conn.outbox());
         (conn.phase, conn.heard) = (Phase::Open { peer, paused: false }, now);
         let came_alone = conn.stash().is_empty();
-        self.due[id.index()] = self.after(self.patience.ping);
+        self.due[id.index()] = self.first_heartbeat(id);
         self.occupancy.answered();
         self.counters.opened.up();
         self.unsent.push(id.index);
@@ -672,6 +672,13 @@ impl<P> Conns<P> {
         }
     }
 
+    /// Earlier than the interval asks for, by as many seconds as it has in turn: who came together shall not be pinged
+    /// together for ever after.
+    fn first_heartbeat(&self, id: ConnId) -> u32 {
+        let interval = self.patience.ping.as_secs().max(1) as u32;
+        self.after(self.patience.ping) - id.generation % interval
+    }
+
     fn heartbeat(&mut self, id: ConnId) {
         let silent = self.now - self.slots[id.index()].heard;
         // Over two, for both ends of the silence are rounded down to a second.
@@ -679,7 +686,10 @@ impl<P> Conns<P> {
             return self.close(id, Close::Idle);
         }
         self.due[id.index()] = self.after(self.patience.ping) - 1;
-        self.say(id, |outbox| encode::ping(outbox, b""));
+        match self.listening(id) {
+            Some(_) => self.transmit(id, Outgoing::One(Bytes::from_static(&encode::PING))),
+            None => self.say(id, |outbox| outbox.extend_from_slice(&encode::PING)),
+        }
     }
 
     /// Every connection of this moment.
@@ -718,6 +728,18 @@ mod tests {
     fn socket() -> OwnedFd {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         TcpStream::connect(listener.local_addr().unwrap()).unwrap().into()
+    }
+
+    #[test]
+    fn who_came_together_is_not_pinged_together() {
+        let mut conns = conns(&Arc::new(Occupancy::new(100, 100)), &Arc::default());
+        conns.patience.ping = Duration::from_secs(5);
+        let mut seconds = [0; 8];
+        for _ in 0..10 {
+            let id = conns.adopt(socket(), Vec::new());
+            seconds[conns.first_heartbeat(id) as usize] += 1;
+        }
+        assert_eq!(seconds, [0, 0, 2, 2, 2, 2, 2, 0], "none at once, and none later than the interval asks for");
     }
 
     #[test]

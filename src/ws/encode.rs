@@ -34,12 +34,10 @@ pub fn binary(out: &mut BytesMut, payload: &[u8]) {
     put_frame(out, OpCode::Data(Data::Binary), payload);
 }
 
-/// A ping; a payload beyond [`CONTROL_BYTES_MAX`] is cut there.
-pub fn ping(out: &mut BytesMut, payload: &[u8]) {
-    put_frame(out, OpCode::Control(Control::Ping), &payload[..payload.len().min(CONTROL_BYTES_MAX)]);
-}
+/// A ping: the server's have no payload, so all of them are the same bytes.
+pub static PING: [u8; 2] = [0x89, 0];
 
-/// The answer to a ping, with the payload of the ping (RFC 6455 section 5.5.3); cut as [`ping`] is.
+/// The answer to a ping, with the payload of the ping (RFC 6455 section 5.5.3); one beyond [`CONTROL_BYTES_MAX`] is cut there.
 pub fn pong(out: &mut BytesMut, payload: &[u8]) {
     put_frame(out, OpCode::Control(Control::Pong), &payload[..payload.len().min(CONTROL_BYTES_MAX)]);
 }
@@ -156,7 +154,7 @@ mod tests {
 
     #[test]
     fn pings_pongs_and_binary_messages() {
-        assert_eq!(written(|out| ping(out, b"hi")), [0x89, 2, b'h', b'i']);
+        assert_eq!(written(|out| put_header(out, OpCode::Control(Control::Ping), 0)), PING);
         assert_eq!(written(|out| pong(out, b"")), [0x8a, 0]);
         assert_eq!(written(|out| pong(out, &[7; 200])).len(), 2 + CONTROL_BYTES_MAX);
         assert_eq!(written(|out| binary(out, &[0xff])), [0x82, 1, 0xff]);
