@@ -1,0 +1,5 @@
+#pragma once
+
+struct Chat;
+
+bool serve(const Chat &chat);
