@@ -32,6 +32,7 @@ mod persist;
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "made for more tests than are here")]
 #[path = "../../tests/support/postgres.rs"]
 mod postgres;
+#[cfg_attr(not(test), allow(dead_code, reason = "for the comparisons to come"))]
 mod process;
 mod report;
 mod sequence;

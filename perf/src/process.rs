@@ -128,6 +128,45 @@ pub(crate) fn own_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// A process and all that descend from it.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = all.get(at).copied() {
+        all.extend(children(parent));
+        at += 1;
+    }
+    all
+}
+
+/// The children of each of its threads (proc(5); the kernel needs CONFIG_PROC_CHILDREN, as Debian's has).
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split(' ').filter_map(|child| child.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// CPU time in nanoseconds that a process and all that it has started have used so far, those that have ended included.
+///
+/// # Errors
+/// There is no such process.
+pub(crate) fn tree_cpu_ns(pid: u32) -> Result<u64, String> {
+    let live = descendants(pid);
+    // A child may end between being listed and being read; then its time is its parent's.
+    let ran = live.iter().filter_map(|pid| CpuTime::read(&[*pid]).ok()).flat_map(|time| time.threads.into_values());
+    let ran: u64 = ran.map(|(_, ran_ns)| ran_ns).sum();
+    let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    let ended_ticks: u64 = live.iter().map(|pid| ended_children_ticks(*pid)).sum();
+    CpuTime::read(&[pid]).map(|_| ran + ended_ticks * tick_ns)
+}
+
+/// `cutime` and `cstime` of proc(5), which follow the name that stands in parentheses and may hold anything.
+fn ended_children_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
+    fields.skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
 /// A CPU that this process and process `pid` may both run on, when there is one.
 pub(crate) fn shared_cpu(pid: u32) -> Option<u32> {
     let allowed = |path: String| {
@@ -177,6 +216,23 @@ mod tests {
         assert!(memory.rss_bytes >= memory.anonymous_bytes && memory.anonymous_bytes > 0, "{memory:?}");
         assert!(shared_cpu(own[0]).is_some());
         assert!(CpuTime::read(&[u32::MAX]).unwrap_err().contains("--pid"));
+    }
+
+    #[test]
+    fn what_a_child_has_started_counts_while_it_runs_and_after() {
+        let count = "i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done";
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("({count}); sleep 60 & echo; read x; kill $!; wait")]);
+        let mut child =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        assert_eq!(descendants(child.id()).len(), 2);
+        assert!(ended_children_ticks(child.id()) > 0);
+        let own: u64 = CpuTime::read(&[child.id()]).unwrap().threads.values().map(|(_, ran_ns)| ran_ns).sum();
+        assert!(tree_cpu_ns(child.id()).unwrap() > own);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(tree_cpu_ns(child.id()).is_err());
     }
 
     #[test]

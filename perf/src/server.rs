@@ -9,21 +9,26 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use crate::process;
 use crate::url::Url;
 
 /// How long a server may take until it listens, and to end when it is asked to.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 30 });
+
+/// How long a step may take that makes something: a build, an installation.
+const STEP_PATIENCE: Duration = Duration::from_secs(1200);
 
 /// What stands before the address in the line that says where a server listens.
 const LISTENING: &str = "listening on http://";
@@ -41,12 +46,16 @@ pub(crate) struct Spec {
     pub(crate) args: Vec<OsString>,
     /// Added to this process's own environment, without what that says to ringroom.
     pub(crate) env: Vec<(String, OsString)>,
+    /// Where it runs, if not where this process does.
+    pub(crate) dir: Option<PathBuf>,
+    /// The user and the group that it runs as, if not as this process.
+    pub(crate) user: Option<(u32, u32)>,
 }
 
 impl Spec {
     /// `name` is `program`, with no arguments yet.
     pub(crate) fn new(name: &str, program: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), program: program.into(), args: Vec::new(), env: Vec::new() }
+        Self { name: name.into(), program: program.into(), args: Vec::new(), env: Vec::new(), dir: None, user: None }
     }
 
     /// With these arguments after those it has.
@@ -58,6 +67,12 @@ impl Spec {
     /// With this variable in its environment.
     pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// In this folder.
+    pub(crate) fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
         self
     }
 
@@ -79,22 +94,26 @@ impl Spec {
             }
         }
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        if let Some((user, group)) = self.user {
+            command.uid(user).gid(group);
+        }
         command
     }
 
     /// Runs it to its end, for what is a step and not a server.
     ///
     /// # Errors
-    /// It cannot be started, or its exit code is not 0; with what it said.
+    /// It cannot be started, takes too long, or its exit code is not 0; with what it said.
     pub(crate) fn run(&self) -> Result<(), String> {
-        let output = self.command().stdin(Stdio::null()).output().map_err(|error| self.no_program(&error))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() {
-            return Ok(());
+        let (mut process, _lines) = Process::spawn(self, None)?;
+        match process.wait(STEP_PATIENCE) {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(process.told(&format!("failed ({status})"))),
+            None => Err(process.told(&format!("was not done within {} s", STEP_PATIENCE.as_secs()))),
         }
-        let more = said.lines().count().saturating_sub(LINES_MAX);
-        let said: String = said.lines().skip(more).map(quoted).collect();
-        Err(format!("{} failed ({}){said}", self.name, output.status))
     }
 
     fn no_program(&self, error: &std::io::Error) -> String {
@@ -105,10 +124,9 @@ impl Spec {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    name: String,
     /// Where it listens.
     pub(crate) url: Url,
-    child: Running,
+    process: Process,
 }
 
 impl Server {
@@ -117,32 +135,15 @@ impl Server {
     /// # Errors
     /// It cannot be started, ends, or is silent for too long.
     pub(crate) fn start(spec: &Spec, cpu: Option<usize>) -> Result<Self, String> {
-        let (mut child, lines) = Running::spawn(spec, cpu)?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    let Some((_, rest)) = line.split_once(LISTENING) else { continue };
-                    let address = rest.split_whitespace().next().unwrap_or_default().trim_end_matches(',');
-                    let url = format!("ws://{address}").parse()?;
-                    return Ok(Self { name: spec.name.clone(), url, child });
-                }
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let said = child.said();
-                    return Err(format!("{} did not listen within {} s{said}", spec.name, PATIENCE.as_secs()));
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    let status =
-                        child.wait(PATIENCE).map_or("it closed its output".into(), |status| status.to_string());
-                    return Err(format!("{} ended before it listened ({status}){}", spec.name, child.said()));
-                }
-            }
-        }
+        let (process, rest) = Process::start(spec, cpu, LISTENING)?;
+        let address = rest.split_whitespace().next().unwrap_or_default();
+        let url = format!("ws://{address}").parse()?;
+        Ok(Self { url, process })
     }
 
     /// The server's process, and all that it has started.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        descendants(self.child.child.id())
+        process::descendants(self.process.id())
     }
 
     /// Asks it to end, and waits until it has.
@@ -150,47 +151,83 @@ impl Server {
     /// # Errors
     /// It had ended before, does not end in time and is killed, or says by its exit code that not all was well.
     pub(crate) fn stop(mut self) -> Result<(), String> {
-        let already = self.child.wait(Duration::ZERO);
-        // Not yet waited for, so the number is still its own.
-        if already.is_none() {
-            kill_process(self.child.pid(), Signal::TERM).map_err(|error| format!("{}: {error}", self.name))?;
-        }
-        let why = match (already, self.child.wait(PATIENCE)) {
-            (Some(status), _) => format!("ended by itself ({status})"),
-            (None, None) => format!("did not end within {} s of SIGTERM and was killed", PATIENCE.as_secs()),
-            (None, Some(status)) if status.success() || status.signal() == Some(Signal::TERM.as_raw()) => return Ok(()),
-            (None, Some(status)) => format!("did not end in order ({status})"),
-        };
-        Err(format!("{} {why}{}", self.name, self.child.said()))
+        self.process.end(Signal::TERM)
     }
 }
 
 /// A child process and the last lines that it said. Dropping it kills it.
 #[derive(Debug)]
-struct Running {
+pub(crate) struct Process {
+    name: String,
     child: Child,
     said: Arc<Mutex<VecDeque<String>>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
-impl Running {
-    /// Starts the program; its standard output comes line by line until it is closed.
+impl Process {
+    /// Starts it on `cpu`, or wherever this process may run, and waits until it says `ready`; and what it says after
+    /// that in the same line.
+    ///
+    /// # Errors
+    /// It cannot be started, ends, or is silent for too long.
+    pub(crate) fn start(spec: &Spec, cpu: Option<usize>, ready: &str) -> Result<(Self, String), String> {
+        let (mut process, lines) = Self::spawn(spec, cpu)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some((_, rest)) = line.split_once(ready) {
+                        return Ok((process, rest.to_owned()));
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(process.told(&format!("was not ready within {} s", PATIENCE.as_secs())));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let status =
+                        process.wait(PATIENCE).map_or("with its output closed".into(), |status| status.to_string());
+                    return Err(process.told(&format!("ended before it was ready ({status})")));
+                }
+            }
+        }
+    }
+
+    /// Starts it; what it says comes line by line, until it says no more.
     fn spawn(spec: &Spec, cpu: Option<usize>) -> Result<(Self, mpsc::Receiver<String>), String> {
         let mut command = spec.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = on_cpu(cpu, || command.spawn())?.map_err(|error| spec.no_program(&error))?;
         let said = Arc::default();
         let (sender, lines) = mpsc::channel();
-        if let Some(stdout) = child.stdout.take() {
-            keep(stdout, &said, Some(sender));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            keep(stderr, &said, None);
-        }
-        Ok((Self { child, said }, lines))
+        let stdout = child.stdout.take().map(|output| keep(output, &said, sender.clone()));
+        let stderr = child.stderr.take().map(|output| keep(output, &said, sender));
+        let readers = stdout.into_iter().chain(stderr).collect();
+        Ok((Self { name: spec.name.clone(), child, said, readers }, lines))
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// As [`Server::stop`] says.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<(), String> {
+        if let Some(status) = self.wait(Duration::ZERO) {
+            return Err(self.told(&format!("ended by itself ({status})")));
+        }
+        // Not yet waited for, so the number is still its own.
+        kill_process(Pid::from_child(&self.child), signal).map_err(|error| format!("{}: {error}", self.name))?;
+        match self.wait(PATIENCE) {
+            Some(status) if status.success() || status.signal() == Some(signal.as_raw()) => Ok(()),
+            Some(status) => Err(self.told(&format!("did not end in order ({status})"))),
+            None => {
+                let _ended = self.child.kill();
+                Err(self.told(&format!("did not end within {} s of being asked, and was killed", PATIENCE.as_secs())))
+            }
+        }
     }
 
     /// How it ended, if it has within so long.
@@ -205,13 +242,19 @@ impl Running {
         }
     }
 
-    fn said(&self) -> String {
+    /// What became of it, with the last that it said.
+    fn told(&self, what: &str) -> String {
+        // The last lines of one that has ended may still be on their way; what it has started may hold its output open.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while self.readers.iter().any(|reader| !reader.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.iter().map(|line| quoted(line)).collect()
+        said.iter().fold(format!("{} {what}", self.name), |text, line| text + "\n  | " + line)
     }
 }
 
-impl Drop for Running {
+impl Drop for Process {
     fn drop(&mut self) {
         // By its own number, and only while it has not been waited for.
         let _ended = self.child.kill();
@@ -219,12 +262,12 @@ impl Drop for Running {
     }
 }
 
-fn quoted(line: &str) -> String {
-    format!("\n  | {line}")
-}
-
 /// Reads lines until there are no more, so that whoever writes them never waits.
-fn keep(output: impl Read + Send + 'static, said: &Arc<Mutex<VecDeque<String>>>, lines: Option<mpsc::Sender<String>>) {
+fn keep(
+    output: impl Read + Send + 'static,
+    said: &Arc<Mutex<VecDeque<String>>>,
+    lines: mpsc::Sender<String>,
+) -> JoinHandle<()> {
     let said = Arc::clone(said);
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
@@ -234,12 +277,10 @@ fn keep(output: impl Read + Send + 'static, said: &Arc<Mutex<VecDeque<String>>>,
             let more = said.len().saturating_sub(LINES_MAX);
             said.drain(..more);
             drop(said);
-            if let Some(lines) = &lines {
-                // Nobody listens any more once the server does.
-                let _heard = lines.send(line);
-            }
+            // Nobody listens any more once it is ready.
+            let _heard = lines.send(line);
         }
-    });
+    })
 }
 
 /// Does `what` on a thread of its own that may run on `cpu` alone: a process started there inherits that, and so does
@@ -265,28 +306,34 @@ fn pin(cpu: usize) -> Result<(), String> {
     sched_setaffinity(None, &cpus).map_err(|error| format!("CPU {cpu} cannot be used: {error}; `nproc` counts them"))
 }
 
-/// A process and all that descend from it.
-fn descendants(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
-    let mut at = 0;
-    while let Some(parent) = all.get(at).copied() {
-        all.extend(children(parent));
-        at += 1;
+/// A temporary folder that only its owner can look into. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    /// A new one.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn make() -> Result<Self, String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ringroom-perf-{}-{nth}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map(|()| Self(path.clone())).map_err(|error| format!("{}: {error}", path.display()))
     }
-    all
 }
 
-/// The children of each of its threads (proc(5); the kernel needs CONFIG_PROC_CHILDREN, as Debian's has).
-fn children(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
-    lists.flat_map(|list| list.split(' ').filter_map(|child| child.parse().ok()).collect::<Vec<_>>()).collect()
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.0);
+    }
 }
 
-/// A temporary folder with a database in it, and rooms with users for a load. Dropping it removes the folder.
+/// Where ringroom serves from: a folder, a database, and rooms with users for a load. Dropping it removes the folder.
 #[derive(Debug)]
 pub(crate) struct Place {
-    folder: PathBuf,
+    folder: Folder,
     database_url: Option<String>,
 }
 
@@ -302,7 +349,7 @@ impl Place {
         rooms: usize,
         users: usize,
     ) -> Result<Self, String> {
-        let place = Self { folder: fresh_folder()?, database_url: database_url.map(str::to_owned) };
+        let place = Self { folder: Folder::make()?, database_url: database_url.map(str::to_owned) };
         let ask = |command: &str| {
             Spec::new(&format!("ringroom {command}"), ringroom)
                 .args([command, "--data-dir"])
@@ -317,35 +364,19 @@ impl Place {
 
     /// The file of rooms, users and tokens.
     pub(crate) fn fixtures(&self) -> PathBuf {
-        self.folder.join("fixtures.json")
+        self.folder.0.join("fixtures.json")
     }
 
     /// What ringroom keeps its journal in.
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.folder.join("data")
+        self.folder.0.join("data")
     }
 
     /// The database, which may hold a password: for an environment, not for a command line.
     pub(crate) fn database_url(&self) -> String {
-        let own = || format!("sqlite:{}", self.folder.join("chat.sqlite3").display());
+        let own = || format!("sqlite:{}", self.folder.0.join("chat.sqlite3").display());
         self.database_url.clone().unwrap_or_else(own)
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _left = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// A new folder that only its owner can look into.
-fn fresh_folder() -> Result<PathBuf, String> {
-    use std::os::unix::fs::DirBuilderExt;
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let nth = COUNT.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("ringroom-perf-{}-{nth}", std::process::id()));
-    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-    made.map(|()| folder.clone()).map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 #[cfg(test)]
@@ -377,7 +408,7 @@ mod tests {
     #[test]
     fn one_that_does_not_serve_is_told_with_what_it_said() {
         for (script, words) in [
-            ("echo the port is taken >&2; exit 7", ["ended before it listened (exit status: 7)", "the port is taken"]),
+            ("echo the port is taken >&2; exit 7", ["ended before it was ready (exit status: 7)", "the port is taken"]),
             ("seq 100; exit 1", ["exit status: 1", "| 100"]),
         ] {
             let why = Server::start(&shell(script), None).unwrap_err();
