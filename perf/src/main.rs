@@ -6,7 +6,7 @@
 //! fleet.rs     one epoll, every connection          reads 64 KiB at a time, scans frames, answers pings
 //!      |  text frames                               frame.rs (RFC 6455), handshake.rs (the upgrade)
 //!      v
-//! load.rs      who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
+//! load/        who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
 //! idle.rs      or nobody sends: what a connection costs
 //!      |
 //! report.rs    text for a person, JSON for a program; process.rs reads the server's CPU and memory from /proc

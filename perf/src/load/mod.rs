@@ -1,0 +1,16 @@
+//! `load`: members sit in rooms, some of them send, everyone receives; how fast, how late, at what cost to the server,
+//! and whether each member saw every message once and in its room's order.
+//!
+//! Closed loop: each room has a fixed number of messages outstanding; an echo lets the next one go. It finds the most
+//! that a server can do. Open loop: messages leave by the clock, whether or not the server keeps up, and latency counts
+//! from the time a message was due, so that a stalled server cannot hide its stall (coordinated omission).
+//!
+//! [`plan`] says what a load is, [`schedule`] when messages are due, [`traffic`] what came of them; [`run()`] drives it.
+
+mod plan;
+mod run;
+mod schedule;
+mod traffic;
+
+pub(crate) use plan::{Pace, Plan};
+pub(crate) use run::run;

@@ -1,0 +1,213 @@
+//! The messages of a load: what each sender has under way, what each member received, and how late. Text frames flow in
+//! from the [`Fleet`](crate::fleet::Fleet), the messages that an echo lets go flow out. It knows no socket.
+
+use std::collections::VecDeque;
+
+use hdrhistogram::Histogram;
+
+use super::plan::{Pace, Plan};
+use crate::field::{Anchor, Field};
+use crate::fixtures::Seat;
+use crate::fleet::{Clock, Crowd};
+use crate::message::Template;
+use crate::sequence::{MessageId, Sequence};
+
+/// Longest latency that is told apart from longer ones.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
+
+/// One member, as the load sees it.
+pub(super) struct Member {
+    pub(super) sequence: Sequence,
+    /// Its place among the senders, if it sends.
+    sender: Option<u32>,
+}
+
+pub(super) struct Sender {
+    pub(super) member: usize,
+    template: Template,
+    next: u32,
+    /// Messages not yet echoed: number, and when it was sent or due.
+    outstanding: VecDeque<(u32, u64)>,
+    /// Messages that may leave at the next answer.
+    pub(super) credit: u32,
+    sent: u64,
+    refused: u64,
+}
+
+/// The messages of a run: what was sent, and what came of it.
+pub(super) struct Traffic {
+    pub(super) clock: Clock,
+    pub(super) members: Vec<Member>,
+    pub(super) senders: Vec<Sender>,
+    id: Field,
+    mark: Field,
+    closed_loop: bool,
+    /// Whether senders send: not before everyone sits, not after the measured time.
+    pub(super) running: bool,
+    pub(super) deliveries: u64,
+    pub(super) echoes: u64,
+    /// Messages passed over when a later one of the same sender came back.
+    skipped: u64,
+    refusals: u64,
+    /// What the server answered to the first message that it refused.
+    refusal: String,
+    /// Messages sent at or after this count for latency, and before `until_ns`.
+    pub(super) from_ns: u64,
+    pub(super) until_ns: u64,
+    pub(super) latency: Histogram<u64>,
+}
+
+impl Crowd for Traffic {
+    #[inline]
+    fn text(&mut self, member: usize, payload: &[u8], now_ns: u64) {
+        let Some(id) = self.id.value::<{ size_of::<MessageId>() }>(payload) else {
+            return self.refused(member, payload);
+        };
+        let member = &mut self.members[member];
+        member.sequence.push(id);
+        self.deliveries += 1;
+        if let Some(sender) = member.sender {
+            self.echo(sender, payload, now_ns);
+        }
+    }
+
+    #[inline]
+    fn answer(&mut self, member: usize, out: &mut Vec<u8>) {
+        let Some(sender) = self.members[member].sender else { return };
+        let sender = &mut self.senders[sender as usize];
+        if sender.credit > 0 && self.running {
+            let now_ns = self.clock.now_ns();
+            while sender.credit > 0 {
+                sender.credit -= 1;
+                sender.write(now_ns, out);
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// Writes the next message, which was due at `due_ns`.
+    pub(super) fn write(&mut self, due_ns: u64, out: &mut Vec<u8>) {
+        self.template.write(self.next, out);
+        self.outstanding.push_back((self.next, due_ns));
+        self.next = self.next.wrapping_add(1);
+        self.sent += 1;
+    }
+}
+
+impl Traffic {
+    pub(super) fn new(plan: &Plan, clock: Clock, tag: u32) -> Result<Self, String> {
+        let mut senders = Vec::with_capacity(plan.rooms * plan.senders);
+        let members = (0..plan.rooms * plan.members)
+            .map(|index| {
+                let sends = index % plan.members < plan.senders;
+                let sender = sends.then_some(senders.len() as u32);
+                senders.extend(sender.map(|number| Sender::new(index, tag, number, plan)));
+                Member { sequence: Sequence::new(), sender }
+            })
+            .collect();
+        let latency = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|error| error.to_string())?;
+        Ok(Self {
+            clock,
+            members,
+            senders,
+            id: Field::new("\"message_id\"", Anchor::End),
+            mark: Field::new("\"message\"", Anchor::Start),
+            closed_loop: matches!(plan.pace, Pace::Closed { .. }),
+            running: false,
+            deliveries: 0,
+            echoes: 0,
+            skipped: 0,
+            refusals: 0,
+            refusal: String::new(),
+            from_ns: u64::MAX,
+            until_ns: u64::MAX,
+            latency,
+        })
+    }
+
+    /// A sender received a message: its own?
+    #[inline]
+    fn echo(&mut self, sender: u32, payload: &[u8], now_ns: u64) {
+        let sender = &mut self.senders[sender as usize];
+        let Some(number) = self.mark.value(payload).and_then(|mark| sender.template.number(mark)) else { return };
+        while let Some((oldest, due_ns)) = sender.outstanding.pop_front() {
+            if oldest != number {
+                self.skipped += 1;
+                continue;
+            }
+            self.echoes += 1;
+            sender.credit += u32::from(self.closed_loop);
+            if (self.from_ns..self.until_ns).contains(&due_ns) {
+                self.latency.saturating_record(now_ns.saturating_sub(due_ns).max(1));
+            }
+            return;
+        }
+    }
+
+    #[cold]
+    fn refused(&mut self, member: usize, payload: &[u8]) {
+        self.refusals += 1;
+        if let Some(sender) = self.members[member].sender {
+            self.senders[sender as usize].refused += 1;
+        }
+        if self.refusal.is_empty() {
+            self.refusal = String::from_utf8_lossy(&payload[..payload.len().min(200)]).into_owned();
+        }
+    }
+
+    /// Whether anything that was sent has not reached everyone.
+    pub(super) fn owes(&self, plan: &Plan) -> bool {
+        self.deliveries < taken(&self.senders) * plan.members as u64
+    }
+
+    /// What is wrong with the deliveries, a line a member that is wrong, at most ten.
+    pub(super) fn faults(&self, plan: &Plan, seats: &[Seat<'_>]) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.refusals > 0 {
+            faults.push(format!("{} messages were refused; the first answer: {}", self.refusals, self.refusal));
+        }
+        if self.skipped > self.refusals {
+            faults.push(format!("{} messages never came back to their sender", self.skipped - self.refusals));
+        }
+        for (room, members) in self.members.chunks(plan.members).enumerate() {
+            let sent = taken(&self.senders[room * plan.senders..][..plan.senders]);
+            for (at, member) in members.iter().enumerate() {
+                let index = room * plan.members + at;
+                if let Some(fault) = member.sequence.fault(&members[0].sequence, sent) {
+                    faults.push(format!("room {} member {at} ({}): {fault}", seats[index].room, seats[index].username));
+                }
+            }
+        }
+        let more = faults.len().saturating_sub(10);
+        faults.truncate(10);
+        faults.extend((more > 0).then(|| format!("and {more} more")));
+        faults
+    }
+}
+
+impl Sender {
+    fn new(member: usize, tag: u32, number: u32, plan: &Plan) -> Self {
+        let place = number as usize % plan.senders;
+        let credit = match plan.pace {
+            Pace::Closed { outstanding } => {
+                outstanding / plan.senders + usize::from(place < outstanding % plan.senders)
+            }
+            Pace::Open { .. } => 0,
+        };
+        Self {
+            member,
+            template: Template::new(tag, number, plan.text_bytes),
+            next: 0,
+            outstanding: VecDeque::with_capacity(credit.max(64)),
+            credit: credit as u32,
+            sent: 0,
+            refused: 0,
+        }
+    }
+}
+
+/// Messages of `senders` that the server did not refuse.
+fn taken(senders: &[Sender]) -> u64 {
+    senders.iter().map(|sender| sender.sent.saturating_sub(sender.refused)).sum()
+}
