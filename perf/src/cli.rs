@@ -73,6 +73,10 @@ struct LoadArgs {
     /// Send so many messages a second in each room, whether or not the server keeps up.
     #[arg(long, value_name = "MESSAGES", group = "pace")]
     rate: Option<f64>,
+    /// Send at each of these rates in turn, in messages a second in each room; each has its warm-up and measured time,
+    /// and is waited for before the next.
+    #[arg(long, value_name = "MESSAGES", group = "pace", value_delimiter = ',')]
+    steps: Vec<f64>,
     /// Characters of each message's text.
     #[arg(long, default_value_t = 64)]
     bytes: usize,
@@ -182,10 +186,13 @@ impl LoadArgs {
         if self.seconds.is_zero() {
             return Err("--seconds must be more than 0".into());
         }
+        if self.rate.iter().chain(&self.steps).any(|rate| !rate.is_finite() || *rate <= 0.0) {
+            return Err("a rate must be a number over 0".into());
+        }
         let pace = match (self.closed_loop, self.rate) {
             (Some(outstanding), _) => Pace::Closed { outstanding: outstanding as usize },
-            (_, Some(per_second)) if per_second.is_finite() && per_second > 0.0 => Pace::Open { per_second },
-            _ => return Err("--rate must be a number over 0".into()),
+            (_, Some(per_second)) => Pace::Open { per_second },
+            _ => Pace::Steps { per_second: self.steps.clone() },
         };
         Ok(Plan {
             rooms: self.rooms as usize,
@@ -290,9 +297,18 @@ mod tests {
             "--closed-loop 1 --rooms 0",
             "--rate 0",
             "--rate nan",
+            "--steps 0",
+            "--steps 5,-1",
+            "--steps 5 --rate 5",
+            "--steps",
         ] {
             assert!(plan(args).is_err(), "{args}");
         }
+    }
+
+    #[test]
+    fn a_sweep_is_its_rates() {
+        assert_eq!(plan("--steps 10,20.5").unwrap().pace, Pace::Steps { per_second: vec![10.0, 20.5] });
     }
 
     #[test]

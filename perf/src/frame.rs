@@ -62,8 +62,14 @@ fn check_head(first: u8, second: u8) -> Option<Scan> {
 
 /// Appends one final masked frame to `out`.
 pub(crate) fn write_masked(opcode: u8, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    write_head(opcode, payload.len(), mask, out);
+    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+}
+
+/// Appends the header of a final frame whose masked payload of `payload_bytes` is still to follow.
+pub(crate) fn write_head(opcode: u8, payload_bytes: usize, mask: [u8; 4], out: &mut Vec<u8>) {
     out.push(0x80 | opcode);
-    match payload.len() {
+    match payload_bytes {
         short @ 0..126 => out.push(0x80 | short as u8),
         medium @ 126..65536 => {
             out.push(0x80 | 126);
@@ -75,7 +81,6 @@ pub(crate) fn write_masked(opcode: u8, payload: &[u8], mask: [u8; 4], out: &mut 
         }
     }
     out.extend_from_slice(&mask);
-    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
 }
 
 #[cfg(test)]

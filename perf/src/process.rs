@@ -90,6 +90,17 @@ impl Memory {
     }
 }
 
+/// Resident bytes of some processes, by `/proc/PID/statm`, which is cheap to read; `None` for no process, or one that has
+/// ended.
+pub(crate) fn resident_bytes(pids: &[u32]) -> Option<u64> {
+    let pages = pids.iter().map(|pid| {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        statm.split(' ').nth(1)?.parse::<u64>().ok()
+    });
+    let pages: u64 = pages.sum::<Option<u64>>()?;
+    (!pids.is_empty()).then(|| pages * rustix::param::page_size() as u64)
+}
+
 /// Memory that the kernel holds on behalf of everyone, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct KernelMemory {
@@ -214,6 +225,9 @@ mod tests {
         assert!(used >= 15_000_000, "{used}");
         let memory = Memory::read(&own).unwrap();
         assert!(memory.rss_bytes >= memory.anonymous_bytes && memory.anonymous_bytes > 0, "{memory:?}");
+        let resident = resident_bytes(&own).unwrap() as f64 / memory.rss_bytes as f64;
+        assert!((0.5..2.0).contains(&resident), "{resident} of {memory:?}");
+        assert_eq!((resident_bytes(&[]), resident_bytes(&[u32::MAX])), (None, None));
         assert!(shared_cpu(own[0]).is_some());
         assert!(CpuTime::read(&[u32::MAX]).unwrap_err().contains("--pid"));
     }

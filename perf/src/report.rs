@@ -25,7 +25,10 @@ pub(crate) struct LoadReport {
     pub(crate) deliveries: u64,
     pub(crate) messages_per_second: f64,
     pub(crate) deliveries_per_second: f64,
+    /// To the message's echo at its sender.
     pub(crate) latency: Latency,
+    /// To its receipt at any member that reads as fast as it can; from samples, each weighted with what it stands for.
+    pub(crate) delivery_latency: Latency,
     pub(crate) server_cpu: Option<ServerCpu>,
     pub(crate) server_memory: Option<Memory>,
     /// Share of one core that the client's thread used.
@@ -34,31 +37,82 @@ pub(crate) struct LoadReport {
     /// Over the whole run, warm-up and end included.
     pub(crate) messages_verified: u64,
     pub(crate) deliveries_verified: u64,
+    /// Each rate of a sweep by itself, in the order asked; what stands above is over all of them. Empty without a sweep.
+    pub(crate) steps: Vec<Step>,
+    /// The whole run over time, warm-up included.
+    pub(crate) series: Vec<Sample>,
     pub(crate) faults: Vec<String>,
 }
 
-/// From a message's sending to its echo at the sender, in microseconds.
+/// One rate of a sweep: all that was sent in its measured time has come back, or was waited for, before the next began.
+#[derive(Debug, Serialize)]
+pub(crate) struct Step {
+    pub(crate) messages_per_second_per_room_asked: f64,
+    /// In all rooms together.
+    pub(crate) messages_per_second_asked: f64,
+    /// When its measured time began, in seconds of the series.
+    pub(crate) from_seconds: f64,
+    pub(crate) seconds: f64,
+    pub(crate) messages: u64,
+    pub(crate) deliveries: u64,
+    /// The rate reached: messages that came back to their sender in the measured time.
+    pub(crate) messages_per_second: f64,
+    pub(crate) deliveries_per_second: f64,
+    pub(crate) latency: Latency,
+    pub(crate) delivery_latency: Latency,
+    pub(crate) server_cpu: Option<ServerCpu>,
+    pub(crate) server_memory: Option<Memory>,
+    pub(crate) client_busy: f64,
+}
+
+/// A short interval of a load.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Sample {
+    /// Its end, counted from when the senders began.
+    pub(crate) at_seconds: f64,
+    pub(crate) seconds: f64,
+    /// Whether it lies in a measured time, and so not in a ramp, a warm-up or a wait for what is under way.
+    pub(crate) measured: bool,
+    pub(crate) messages_per_second: f64,
+    pub(crate) deliveries_per_second: f64,
+    /// Of the messages that came back to their sender in it; none if none did.
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) server_cores: Option<f64>,
+    pub(crate) server_rss_bytes: Option<u64>,
+    pub(crate) client_busy: f64,
+}
+
+/// From when a message was sent or due to its receipt, in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
     pub(crate) p50_us: f64,
+    pub(crate) p90_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
+    pub(crate) p9999_us: f64,
     pub(crate) max_us: f64,
 }
 
 impl Latency {
     /// Reads off a histogram of nanoseconds.
     pub(crate) fn of(latency_ns: &Histogram<u64>) -> Self {
-        let us = |ns: u64| (ns as f64 / 10.0).round() / 100.0;
         Self {
             count: latency_ns.len(),
             p50_us: us(latency_ns.value_at_quantile(0.5)),
+            p90_us: us(latency_ns.value_at_quantile(0.9)),
             p99_us: us(latency_ns.value_at_quantile(0.99)),
             p999_us: us(latency_ns.value_at_quantile(0.999)),
+            p9999_us: us(latency_ns.value_at_quantile(0.9999)),
             max_us: us(latency_ns.max()),
         }
     }
+}
+
+/// Nanoseconds as microseconds with two digits after the point.
+pub(crate) fn us(ns: u64) -> f64 {
+    (ns as f64 / 10.0).round() / 100.0
 }
 
 /// The server's CPU over a stretch of time in which it did `events` things: deliveries, or connections.
@@ -158,15 +212,17 @@ impl Display for LoadReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let pace = match (self.outstanding_per_room, self.messages_per_second_per_room_asked) {
             (Some(outstanding), _) => format!("closed loop, {outstanding} outstanding a room"),
-            (_, rate) => format!("open loop, {} messages/s a room", rate.unwrap_or_default()),
+            (_, Some(rate)) => format!("open loop, {rate} messages/s a room"),
+            _ => format!("open loop, {} rates", self.steps.len()),
         };
         let Self { rooms, members_per_room, senders_per_room, text_bytes, seconds, .. } = self;
         writeln!(f, "load        {rooms} rooms x {members_per_room} members, {senders_per_room} senders a room")?;
         writeln!(f, "            {pace}, {text_bytes} bytes, {seconds:.1} s")?;
         writeln!(f, "messages    {}/s", grouped(self.messages_per_second))?;
         writeln!(f, "deliveries  {}/s", grouped(self.deliveries_per_second))?;
-        let Latency { p50_us, p99_us, p999_us, max_us, .. } = self.latency;
-        writeln!(f, "latency     p50 {p50_us:.0} us, p99 {p99_us:.0} us, p99.9 {p999_us:.0} us, max {max_us:.0} us")?;
+        writeln!(f, "latency     {}", self.latency)?;
+        writeln!(f, "            {} at all members", self.delivery_latency)?;
+        self.steps.iter().try_for_each(|step| writeln!(f, "step        {step}"))?;
         if let Some(cpu) = &self.server_cpu {
             write_cpu(f, "server cpu ", cpu, "delivery")?;
         }
@@ -180,6 +236,25 @@ impl Display for LoadReport {
         }
         let (messages, deliveries) = (self.messages_verified, self.deliveries_verified);
         write_verdict(f, &self.faults, &format!("{messages} messages, {deliveries} deliveries: each once, in order"))
+    }
+}
+
+impl Display for Latency {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { p50_us, p90_us, p99_us, p999_us, p9999_us, max_us, .. } = self;
+        write!(f, "p50 {p50_us:.0} us, p90 {p90_us:.0}, p99 {p99_us:.0}, p99.9 {p999_us:.0}, p99.99 {p9999_us:.0}, ")?;
+        write!(f, "max {max_us:.0}")
+    }
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (asked, reached) = (grouped(self.messages_per_second_asked), grouped(self.messages_per_second));
+        write!(f, "{asked} messages/s asked, {reached} reached: {}", self.latency)?;
+        match &self.server_cpu {
+            Some(cpu) => write!(f, "; {:.2} cores", cpu.cores),
+            None => Ok(()),
+        }
     }
 }
 
@@ -259,9 +334,14 @@ mod tests {
             histogram.record(us * 1000).unwrap();
         }
         let latency = Latency::of(&histogram);
-        for (got, want) in
-            [(latency.p50_us, 5000.0), (latency.p99_us, 9900.0), (latency.p999_us, 9990.0), (latency.max_us, 10_000.0)]
-        {
+        for (got, want) in [
+            (latency.p50_us, 5000.0),
+            (latency.p90_us, 9000.0),
+            (latency.p99_us, 9900.0),
+            (latency.p999_us, 9990.0),
+            (latency.p9999_us, 9999.0),
+            (latency.max_us, 10_000.0),
+        ] {
             assert!((got - want).abs() / want < 0.001, "{got} is not {want}");
         }
         assert_eq!(latency.count, 10_000);

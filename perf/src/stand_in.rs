@@ -147,11 +147,13 @@ fn run(wrong: Wrong, pace: Pace) -> crate::report::LoadReport {
 fn a_right_server_passes_in_a_closed_and_in_an_open_loop() {
     for pace in [Pace::Closed { outstanding: 8 }, Pace::Open { per_second: 300.0 }] {
         for wrong in [Wrong::Nothing, Wrong::SplitsFrames] {
-            let report = run(wrong, pace);
+            let report = run(wrong, pace.clone());
             assert_eq!(report.faults(), [""; 0], "{pace:?} {wrong:?}");
             assert!(report.messages > 0 && report.deliveries > report.messages, "{report}");
             assert_eq!(report.deliveries_verified, report.messages_verified * 5);
             assert!(report.latency.count > 20 && report.latency.p50_us > 0.0, "{report}");
+            assert!(report.delivery_latency.count > 100 && report.delivery_latency.p50_us > 0.0, "{report}");
+            assert!(report.series.iter().any(|sample| sample.measured && sample.p99_us.is_some()), "{report:?}");
         }
     }
 }
@@ -161,6 +163,19 @@ fn an_open_loop_keeps_its_rate() {
     let report = run(Wrong::Nothing, Pace::Open { per_second: 400.0 });
     let sent = report.messages_verified;
     assert!((199..=201).contains(&sent), "2 rooms x 400/s x 0.25 s, but {sent} were sent: {report}");
+}
+
+#[test]
+fn each_rate_of_a_sweep_is_measured_by_itself() {
+    let report = run(Wrong::Nothing, Pace::Steps { per_second: vec![100.0, 400.0] });
+    assert_eq!(report.faults(), [""; 0], "{report}");
+    for (step, sent) in report.steps.iter().zip([40, 160]) {
+        assert!((sent - 2..=sent + 2).contains(&step.latency.count), "{sent} due, {step:?}");
+        assert!(step.messages > 0 && step.server_cpu.is_some() && step.seconds > 0.1, "{step:?}");
+    }
+    assert_eq!(report.steps.iter().map(|step| step.messages).sum::<u64>(), report.messages);
+    assert_eq!(report.steps.iter().map(|step| step.latency.count).sum::<u64>(), report.latency.count);
+    assert!(report.steps[1].from_seconds > 0.25, "{report:?}");
 }
 
 #[test]
@@ -205,8 +220,9 @@ fn speak_soon(url: &Url) -> std::thread::JoinHandle<()> {
         fleet.connect(&url, &fixtures().rooms(1, 1).unwrap(), 1, &mut Silent).unwrap();
         seated.send(()).unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        let template = crate::message::Template::new(1, 1, 24);
-        (0..WRONG_AT as u32).for_each(|number| fleet.send(0, |out| template.write(number, out)));
+        let template = crate::message::Template::new(1);
+        let author = template.author(1);
+        (0..WRONG_AT as u32).for_each(|number| fleet.send(0, |out| template.write(&author, number, 0, 24, out)));
         fleet.leave(Duration::from_secs(2)).unwrap();
     });
     sits.recv_timeout(Duration::from_secs(5)).unwrap();

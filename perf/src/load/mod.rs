@@ -5,11 +5,15 @@
 //! that a server can do. Open loop: messages leave by the clock, whether or not the server keeps up, and latency counts
 //! from the time a message was due, so that a stalled server cannot hide its stall (coordinated omission).
 //!
-//! [`plan`] says what a load is, [`schedule`] when messages are due, [`traffic`] what came of them; [`run()`] drives it.
+//! [`plan`] says what a load is, [`schedule`] when messages are due, [`traffic`] what came of them, [`lateness`] how late;
+//! [`series`] looks at it over time, [`measured`] sums up a measured time; [`run()`] drives it all.
 
+mod lateness;
+mod measured;
 mod plan;
 mod run;
 mod schedule;
+mod series;
 mod traffic;
 
 pub(crate) use plan::{Pace, Plan};

@@ -1,19 +1,13 @@
 //! The messages of a load: what each sender has under way, what each member received, and how late. Text frames flow in
 //! from the [`Fleet`](crate::fleet::Fleet), the messages that an echo lets go flow out. It knows no socket.
 
-use std::collections::VecDeque;
-
-use hdrhistogram::Histogram;
-
+use super::lateness::Lateness;
 use super::plan::{Pace, Plan};
 use crate::field::{Anchor, Field};
 use crate::fixtures::Seat;
 use crate::fleet::{Clock, Crowd};
-use crate::message::Template;
+use crate::message::{self, Author, Template};
 use crate::sequence::{MessageId, Sequence};
-
-/// Longest latency that is told apart from longer ones.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// One member, as the load sees it.
 pub(super) struct Member {
@@ -24,10 +18,11 @@ pub(super) struct Member {
 
 pub(super) struct Sender {
     pub(super) member: usize,
-    template: Template,
+    author: Author,
+    /// The number of its next message.
     next: u32,
-    /// Messages not yet echoed: number, and when it was sent or due.
-    outstanding: VecDeque<(u32, u64)>,
+    /// The number that its next echo bears, when none is missing.
+    awaited: u32,
     /// Messages that may leave at the next answer.
     pub(super) credit: u32,
     sent: u64,
@@ -41,6 +36,8 @@ pub(super) struct Traffic {
     pub(super) senders: Vec<Sender>,
     id: Field,
     mark: Field,
+    template: Template,
+    text_bytes: usize,
     closed_loop: bool,
     /// Whether senders send: not before everyone sits, not after the measured time.
     pub(super) running: bool,
@@ -51,10 +48,7 @@ pub(super) struct Traffic {
     refusals: u64,
     /// What the server answered to the first message that it refused.
     refusal: String,
-    /// Messages sent at or after this count for latency, and before `until_ns`.
-    pub(super) from_ns: u64,
-    pub(super) until_ns: u64,
-    pub(super) latency: Histogram<u64>,
+    pub(super) lateness: Lateness,
 }
 
 impl Crowd for Traffic {
@@ -69,6 +63,9 @@ impl Crowd for Traffic {
         if let Some(sender) = member.sender {
             self.echo(sender, payload, now_ns);
         }
+        if self.lateness.samples() {
+            self.sample(payload, now_ns);
+        }
     }
 
     #[inline]
@@ -79,7 +76,7 @@ impl Crowd for Traffic {
             let now_ns = self.clock.now_ns();
             while sender.credit > 0 {
                 sender.credit -= 1;
-                sender.write(now_ns, out);
+                sender.write(&self.template, self.text_bytes, now_ns, out);
             }
         }
     }
@@ -87,9 +84,8 @@ impl Crowd for Traffic {
 
 impl Sender {
     /// Writes the next message, which was due at `due_ns`.
-    pub(super) fn write(&mut self, due_ns: u64, out: &mut Vec<u8>) {
-        self.template.write(self.next, out);
-        self.outstanding.push_back((self.next, due_ns));
+    fn write(&mut self, template: &Template, text_bytes: usize, due_ns: u64, out: &mut Vec<u8>) {
+        template.write(&self.author, self.next, due_ns, text_bytes, out);
         self.next = self.next.wrapping_add(1);
         self.sent += 1;
     }
@@ -97,22 +93,24 @@ impl Sender {
 
 impl Traffic {
     pub(super) fn new(plan: &Plan, clock: Clock, tag: u32) -> Result<Self, String> {
+        let template = Template::new(tag);
         let mut senders = Vec::with_capacity(plan.rooms * plan.senders);
         let members = (0..plan.rooms * plan.members)
             .map(|index| {
                 let sends = index % plan.members < plan.senders;
                 let sender = sends.then_some(senders.len() as u32);
-                senders.extend(sender.map(|number| Sender::new(index, tag, number, plan)));
+                senders.extend(sender.map(|number| Sender::new(index, template.author(number), number, plan)));
                 Member { sequence: Sequence::new(), sender }
             })
             .collect();
-        let latency = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|error| error.to_string())?;
         Ok(Self {
             clock,
             members,
             senders,
             id: Field::new("\"message_id\"", Anchor::End),
             mark: Field::new("\"message\"", Anchor::Start),
+            template,
+            text_bytes: plan.text_bytes,
             closed_loop: matches!(plan.pace, Pace::Closed { .. }),
             running: false,
             deliveries: 0,
@@ -120,29 +118,45 @@ impl Traffic {
             skipped: 0,
             refusals: 0,
             refusal: String::new(),
-            from_ns: u64::MAX,
-            until_ns: u64::MAX,
-            latency,
+            lateness: Lateness::new()?,
         })
+    }
+
+    /// Writes the next message of `sender`, which was due at `due_ns`.
+    pub(super) fn write(&mut self, sender: usize, due_ns: u64, out: &mut Vec<u8>) {
+        self.senders[sender].write(&self.template, self.text_bytes, due_ns, out);
+    }
+
+    /// Writes all that `sender` may send at once, as sent now.
+    pub(super) fn spend(&mut self, sender: usize, out: &mut Vec<u8>) {
+        let now_ns = self.clock.now_ns();
+        for _ in 0..std::mem::take(&mut self.senders[sender].credit) {
+            self.write(sender, now_ns, out);
+        }
     }
 
     /// A sender received a message: its own?
     #[inline]
     fn echo(&mut self, sender: u32, payload: &[u8], now_ns: u64) {
         let sender = &mut self.senders[sender as usize];
-        let Some(number) = self.mark.value(payload).and_then(|mark| sender.template.number(mark)) else { return };
-        while let Some((oldest, due_ns)) = sender.outstanding.pop_front() {
-            if oldest != number {
-                self.skipped += 1;
-                continue;
-            }
-            self.echoes += 1;
-            sender.credit += u32::from(self.closed_loop);
-            if (self.from_ns..self.until_ns).contains(&due_ns) {
-                self.latency.saturating_record(now_ns.saturating_sub(due_ns).max(1));
-            }
+        let Some(mark) = self.mark.value(payload).filter(|mark| mark[..8] == sender.author) else { return };
+        let number = message::number(mark);
+        // One that came before is told by the sequence of ids, if the server gave it out twice.
+        if number < sender.awaited || number >= sender.next {
             return;
         }
+        self.skipped += u64::from(number - sender.awaited);
+        sender.awaited = number + 1;
+        sender.credit += u32::from(self.closed_loop);
+        self.echoes += 1;
+        self.lateness.echoed(message::due_ns(mark), now_ns);
+    }
+
+    /// Looks when a delivery was due.
+    #[cold]
+    fn sample(&mut self, payload: &[u8], now_ns: u64) {
+        let ours = self.mark.value(payload).filter(|mark| self.template.sender(mark).is_some());
+        self.lateness.delivered(ours.map(message::due_ns), now_ns);
     }
 
     #[cold]
@@ -187,23 +201,15 @@ impl Traffic {
 }
 
 impl Sender {
-    fn new(member: usize, tag: u32, number: u32, plan: &Plan) -> Self {
+    fn new(member: usize, author: Author, number: u32, plan: &Plan) -> Self {
         let place = number as usize % plan.senders;
         let credit = match plan.pace {
             Pace::Closed { outstanding } => {
                 outstanding / plan.senders + usize::from(place < outstanding % plan.senders)
             }
-            Pace::Open { .. } => 0,
+            Pace::Open { .. } | Pace::Steps { .. } => 0,
         };
-        Self {
-            member,
-            template: Template::new(tag, number, plan.text_bytes),
-            next: 0,
-            outstanding: VecDeque::with_capacity(credit.max(64)),
-            credit: credit as u32,
-            sent: 0,
-            refused: 0,
-        }
+        Self { member, author, next: 0, awaited: 0, credit: credit as u32, sent: 0, refused: 0 }
     }
 }
 
