@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use sha2::{Digest as _, Sha256};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -173,7 +174,7 @@ impl<D: Directory> Auth<D> {
     }
 
     /// The answer when it comes; if none comes before the deadline, the last good one that there was.
-    async fn outcome<K: Clone + Eq + Hash, V: Verdict>(
+    async fn outcome<K: Key, V: Verdict>(
         &self,
         lookup: &Lookup<K, V>,
         key: &K,
@@ -188,7 +189,7 @@ impl<D: Directory> Auth<D> {
         {
             return Ok(value);
         }
-        let last_good = lookup.state().last_good(key).ok_or(Unavailable)?;
+        let last_good = lookup.last_good(key).ok_or(Unavailable)?;
         self.0.counters.answers_stale.up();
         Ok(last_good)
     }
@@ -258,6 +259,61 @@ impl Verdict for bool {
     }
 }
 
+/// What a question is about.
+trait Key: Clone + Eq + Hash {
+    fn digest(&self) -> Digest;
+}
+
+impl Key for Token {
+    fn digest(&self) -> Digest {
+        Digest::of(&[self.expose().as_bytes()])
+    }
+}
+
+impl Key for (RoomId, UserId) {
+    fn digest(&self) -> Digest {
+        let (room, user) = self;
+        match user {
+            UserId::Uuid(user) => Digest::of(&[room.as_bytes(), user.as_bytes()]),
+            UserId::Int(user) => Digest::of(&[room.as_bytes(), &user.to_le_bytes()]),
+        }
+    }
+}
+
+/// Stands for a key among the answers: half of its SHA-256. It takes a fraction of the key's memory, no token can be read
+/// out of it, and to find a token that passes for another takes 2^128 attempts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Digest([u8; 16]);
+
+impl Digest {
+    fn of(parts: &[&[u8]]) -> Digest {
+        let mut hash = Sha256::new();
+        parts.iter().for_each(|part| hash.update(part));
+        let mut half = [0; 16];
+        half.copy_from_slice(&hash.finalize()[..16]);
+        Digest(half)
+    }
+}
+
+/// Milliseconds of a look-up's life. They begin again after 49 days, and no answer is kept for a tenth of that.
+#[derive(Clone, Copy)]
+struct Moment(u32);
+
+impl Moment {
+    fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.0.wrapping_sub(earlier.0).into())
+    }
+}
+
+/// An answer, and when it was given.
+type Given<V> = (V, Moment);
+
+/// What an answer may take in its table: there are as many as clients that came in the last minutes.
+const ANSWER_BYTES_MAX: usize = 32;
+
+const _: () = assert!(size_of::<(Digest, Given<Option<Arc<User>>>)>() <= ANSWER_BYTES_MAX);
+const _: () = assert!(size_of::<(Digest, Given<bool>)>() <= ANSWER_BYTES_MAX);
+
 /// One kind of look-up: what is known, who waits for what, and what the next query is to ask.
 struct Lookup<K, V> {
     state: Mutex<State<K, V>>,
@@ -265,9 +321,10 @@ struct Lookup<K, V> {
 
 struct State<K, V> {
     policy: Policy,
+    began: Instant,
     // Apart, so that a flood of made-up tokens cannot push out the answers that an outage calls for.
-    good: Generations<K, V>,
-    refused: Generations<K, V>,
+    good: Generations<V>,
+    refused: Generations<V>,
     waiting: HashMap<K, Vec<oneshot::Sender<V>>>,
     asked_for: Vec<K>,
     is_running: bool,
@@ -275,11 +332,10 @@ struct State<K, V> {
     failed: Option<K>,
 }
 
-/// Answers, and when they were given. Two generations, so that forgetting the old ones is one assignment and neither grows past
-/// half the bound.
-struct Generations<K, V> {
-    young: HashMap<K, (V, Instant)>,
-    old: HashMap<K, (V, Instant)>,
+/// Answers in two generations, so that forgetting the old ones is one assignment and neither grows past half the bound.
+struct Generations<V> {
+    young: HashMap<Digest, Given<V>>,
+    old: HashMap<Digest, Given<V>>,
     entries_max: usize,
     aged: Instant,
 }
@@ -291,7 +347,7 @@ enum Answer<V> {
     Away,
 }
 
-impl<K: Clone + Eq + Hash, V: Verdict> Lookup<K, V> {
+impl<K: Key, V: Verdict> Lookup<K, V> {
     /// Keys of one query. More than this only makes the query's own memory grow.
     const QUERY_KEYS_MAX: usize = 4096;
 
@@ -300,6 +356,7 @@ impl<K: Clone + Eq + Hash, V: Verdict> Lookup<K, V> {
         let refused_max = policy.cache_entries / 4;
         let state = State {
             policy,
+            began: Instant::now(),
             good: Generations::new(policy.cache_entries - refused_max),
             refused: Generations::new(refused_max),
             waiting: HashMap::new(),
@@ -316,16 +373,25 @@ impl<K: Clone + Eq + Hash, V: Verdict> Lookup<K, V> {
     }
 
     fn known(&self, key: &K, now: Instant) -> Option<V> {
-        self.state().known(key, now)
+        let key = key.digest();
+        let state = self.state();
+        state.known(&key, state.moment(now))
+    }
+
+    /// The last answer, if it was a good one and not too long ago.
+    fn last_good(&self, key: &K) -> Option<V> {
+        let key = key.digest();
+        self.state().last_good(&key)
     }
 
     /// The answer, and whether the caller must start the task that asks the database.
     fn ask(&self, key: &K, is_away: bool) -> (Answer<V>, bool) {
+        let digest = key.digest();
         let mut state = self.state();
-        if let Some(value) = state.known(key, Instant::now()) {
+        if let Some(value) = state.known(&digest, state.moment(Instant::now())) {
             return (Answer::Known(value), false);
         }
-        if is_away && state.last_good(key).is_some() {
+        if is_away && state.last_good(&digest).is_some() {
             return (Answer::Away, false);
         }
         let (sender, receiver) = oneshot::channel();
@@ -362,7 +428,7 @@ impl<K: Clone + Eq + Hash, V: Verdict> Lookup<K, V> {
     /// Tells everyone who waits; without values they learn that the database cannot be asked. Was it asked?
     fn answer(&self, keys: Vec<K>, values: Option<Vec<V>>) -> bool {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = state.moment(Instant::now());
         let is_answered = values.is_some();
         let away_matters = !is_answered && !state.policy.outage.is_zero();
         state.failed = keys.first().filter(|_| away_matters).cloned();
@@ -374,35 +440,42 @@ impl<K: Clone + Eq + Hash, V: Verdict> Lookup<K, V> {
                 // One that has given up by now misses nothing.
                 let _ = waiter.send(value.clone());
             }
-            state.keep(key, value, now);
+            state.keep(key.digest(), value, now);
         }
         is_answered
     }
 }
 
-impl<K: Eq + Hash, V: Verdict> State<K, V> {
-    fn known(&self, key: &K, now: Instant) -> Option<V> {
-        let fresh = |known: Option<&(V, Instant)>, good_for| {
-            known.filter(|(_, given)| now < *given + good_for).map(|(value, _)| value.clone())
+impl<K: Key, V: Verdict> State<K, V> {
+    fn moment(&self, now: Instant) -> Moment {
+        Moment((now - self.began).as_millis() as u32)
+    }
+
+    fn known(&self, key: &Digest, now: Moment) -> Option<V> {
+        let fresh = |given: Option<&Given<V>>, good_for| {
+            given.filter(|(_, given)| now.since(*given) < good_for).map(|(value, _)| value.clone())
         };
         let refused = || fresh(self.refused.get(key), self.policy.refusal_cache());
         fresh(self.good.get(key), self.policy.cache).or_else(refused)
     }
 
-    /// The last answer, if it was a good one and not too long ago.
-    fn last_good(&self, key: &K) -> Option<V> {
+    fn last_good(&self, key: &Digest) -> Option<V> {
         let (value, given) = self.good.get(key)?;
-        (given.elapsed() < self.policy.outage).then(|| value.clone())
+        let now = self.moment(Instant::now());
+        (now.since(*given) < self.policy.outage).then(|| value.clone())
     }
 
+    /// Forgets what is too old, and gives back what a storm of questions needed.
     fn age(&mut self) {
         self.refused.age();
         if self.good.aged.elapsed() >= self.policy.keep() {
             self.good.age();
         }
+        self.waiting.shrink_to_fit();
+        self.asked_for.shrink_to_fit();
     }
 
-    fn keep(&mut self, key: K, value: V, now: Instant) {
+    fn keep(&mut self, key: Digest, value: V, now: Moment) {
         let (kept, other) = match value.is_good() {
             true => (&mut self.good, &mut self.refused),
             false => (&mut self.refused, &mut self.good),
@@ -412,16 +485,16 @@ impl<K: Eq + Hash, V: Verdict> State<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> Generations<K, V> {
-    fn new(entries_max: usize) -> Generations<K, V> {
+impl<V> Generations<V> {
+    fn new(entries_max: usize) -> Generations<V> {
         Generations { young: HashMap::new(), old: HashMap::new(), entries_max, aged: Instant::now() }
     }
 
-    fn get(&self, key: &K) -> Option<&(V, Instant)> {
+    fn get(&self, key: &Digest) -> Option<&Given<V>> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
-    fn insert(&mut self, key: K, answer: (V, Instant)) {
+    fn insert(&mut self, key: Digest, answer: Given<V>) {
         if self.young.len() >= self.entries_max / 2 {
             self.age();
         }
@@ -430,7 +503,7 @@ impl<K: Eq + Hash, V> Generations<K, V> {
         }
     }
 
-    fn remove(&mut self, key: &K) {
+    fn remove(&mut self, key: &Digest) {
         self.young.remove(key);
         self.old.remove(key);
     }
@@ -448,6 +521,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    impl Key for u32 {
+        fn digest(&self) -> Digest {
+            Digest::of(&[&self.to_le_bytes()])
+        }
+    }
 
     /// Everyone is called after his token; tokens that begin with `x` are unknown, and only even rooms have members.
     #[derive(Default)]
@@ -546,6 +625,26 @@ mod tests {
         storm(10_000).await;
         assert_eq!(queries(&auth), before, "all of it is known");
         assert!(auth.known(&Token::new("token-0").unwrap(), Uuid::from_u128(2)).is_some());
+    }
+
+    #[test]
+    fn another_question_has_another_digest() {
+        let (room, user) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let keys = [
+            (room, UserId::Uuid(user)).digest(),
+            (user, UserId::Uuid(room)).digest(),
+            (room, UserId::Int(2)).digest(),
+            (room, UserId::Int(-2)).digest(),
+            Token::new("0123456789").expect("a plain key").digest(),
+            Token::new("012345678").expect("a plain key").digest(),
+        ];
+        let distinct: std::collections::HashSet<Digest> = keys.into_iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+
+    #[test]
+    fn a_moment_is_later_than_one_before_the_count_began_again() {
+        assert_eq!(Moment(5).since(Moment(u32::MAX - 4)), Duration::from_millis(10));
     }
 
     #[tokio::test]
