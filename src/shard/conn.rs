@@ -672,11 +672,10 @@ impl<P> Conns<P> {
         }
     }
 
-    /// Earlier than the interval asks for, by as many seconds as it has in turn: who came together shall not be pinged
-    /// together for ever after.
+    /// Earlier than the interval asks for, by up to a quarter: who came together shall not be pinged together ever after.
     fn first_heartbeat(&self, id: ConnId) -> u32 {
-        let interval = self.patience.ping.as_secs().max(1) as u32;
-        self.after(self.patience.ping) - id.generation % interval
+        let spread = self.patience.ping.as_secs() as u32 / 4 + 1;
+        self.after(self.patience.ping) - id.generation % spread
     }
 
     fn heartbeat(&mut self, id: ConnId) {
@@ -733,13 +732,13 @@ mod tests {
     #[test]
     fn who_came_together_is_not_pinged_together() {
         let mut conns = conns(&Arc::new(Occupancy::new(100, 100)), &Arc::default());
-        conns.patience.ping = Duration::from_secs(5);
-        let mut seconds = [0; 8];
-        for _ in 0..10 {
+        conns.patience.ping = Duration::from_secs(10);
+        let mut seconds = [0; 13];
+        for _ in 0..30 {
             let id = conns.adopt(socket(), Vec::new());
             seconds[conns.first_heartbeat(id) as usize] += 1;
         }
-        assert_eq!(seconds, [0, 0, 2, 2, 2, 2, 2, 0], "none at once, and none later than the interval asks for");
+        assert_eq!(seconds, [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 10, 0], "none later than the interval asks for");
     }
 
     #[test]
