@@ -9,11 +9,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 
 use crate::fixtures::Fixtures;
-use crate::load::{Pace, Plan};
-use crate::message::{TEXT_BYTES_MAX, TEXT_BYTES_MIN};
-use crate::report::Verdict;
+use crate::load::{Pace, Plan, TextBytes};
+use crate::report::{LoadReport, Verdict};
 use crate::url::Url;
-use crate::{idle, load, persist, process};
+use crate::{hgrm, idle, load, persist, process};
 
 /// Load generator for servers that speak ringroom's protocol.
 ///
@@ -30,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Members sit in rooms and send; throughput, latency, the server's CPU, and proof that nothing was lost.
-    Load(LoadArgs),
+    Load(Box<LoadArgs>),
     /// Many idle connections: how fast they are let in, what each costs, whether all are kept.
     Connections(ConnectionsArgs),
     /// How fast messages get into Postgres: ringroom's writer, raw COPY, one row a transaction.
@@ -77,15 +76,29 @@ struct LoadArgs {
     /// and is waited for before the next.
     #[arg(long, value_name = "MESSAGES", group = "pace", value_delimiter = ',')]
     steps: Vec<f64>,
-    /// Characters of each message's text.
-    #[arg(long, default_value_t = 64)]
-    bytes: usize,
-    /// Load before the measured time.
+    /// Characters of each message's text, 24 to 4096: always the same, or drawn from a distribution: uniform:FROM..TO,
+    /// lognormal:MEDIAN,SIGMA, or a list of lengths and their weights such as 64@90,1024@9,4096@1.
+    #[arg(long, value_name = "LENGTHS", default_value = "64")]
+    bytes: TextBytes,
+    /// What lengths are drawn with; the report names it. Without it, another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Let the rate rise from nothing for so long, before the warm-up.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds, conflicts_with = "closed_loop")]
+    ramp_seconds: Duration,
+    /// Load, at the full rate, before the measured time.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     warm_up_seconds: Duration,
     /// The measured time.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     seconds: Duration,
+    /// Write the latency's histogram for HdrHistogram's plotters, in milliseconds: that of the echoes to FILE, that of the
+    /// deliveries to all members to FILE with `.members` before its extension.
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
+    /// Show no progress on the terminal.
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 #[derive(Args)]
@@ -173,15 +186,15 @@ impl LoadArgs {
         let fixtures = self.target.read()?;
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
         let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
+        if let Some(path) = &self.hgrm {
+            write_histograms(&report, path)?;
+        }
         show(&report, self.target.json.as_deref())
     }
 
     fn plan(&self) -> Result<Plan, String> {
         if self.senders > self.members {
             return Err(format!("--senders {} is more than --members {}", self.senders, self.members));
-        }
-        if !(TEXT_BYTES_MIN..=TEXT_BYTES_MAX).contains(&self.bytes) {
-            return Err(format!("--bytes {} is not within {TEXT_BYTES_MIN} to {TEXT_BYTES_MAX}", self.bytes));
         }
         if self.seconds.is_zero() {
             return Err("--seconds must be more than 0".into());
@@ -199,9 +212,12 @@ impl LoadArgs {
             members: self.members as usize,
             senders: self.senders as usize,
             pace,
-            text_bytes: self.bytes,
+            text_bytes: self.bytes.clone(),
+            seed: self.seed.unwrap_or_else(any_seed),
+            ramp: self.ramp_seconds,
             warm_up: self.warm_up_seconds,
             measured: self.seconds,
+            quiet: self.quiet,
         })
     }
 }
@@ -253,6 +269,29 @@ impl Target {
     }
 }
 
+/// A seed that a person can type again.
+fn any_seed() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::from(since_epoch.subsec_micros())
+}
+
+fn write_histograms(report: &LoadReport, path: &Path) -> Result<(), Failure> {
+    let mut members = path.file_stem().unwrap_or_default().to_owned();
+    members.push(".members");
+    if let Some(extension) = path.extension() {
+        members.push(".");
+        members.push(extension);
+    }
+    for (path, latency_ns) in [(path, &report.latency_ns), (&path.with_file_name(members), &report.delivery_latency_ns)]
+    {
+        let mut text = Vec::new();
+        hgrm::write(latency_ns, &mut text)
+            .and_then(|()| std::fs::write(path, text))
+            .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
 /// Shows the report; whether all went well.
 fn show(report: &impl Verdict, file: Option<&Path>) -> Result<bool, Failure> {
     let json = serde_json::to_string_pretty(report).map_err(|error| Failure::Run(error.to_string()))?;
@@ -292,6 +331,8 @@ mod tests {
             "--closed-loop 1 --senders 11",
             "--closed-loop 1 --bytes 23",
             "--closed-loop 1 --bytes 4097",
+            "--closed-loop 1 --bytes uniform:9..5",
+            "--closed-loop 1 --ramp-seconds 2",
             "--closed-loop 1 --seconds 0",
             "--closed-loop 1 --seconds -1",
             "--closed-loop 1 --rooms 0",
@@ -314,9 +355,11 @@ mod tests {
     #[test]
     fn a_plan_is_what_was_asked() {
         let plan =
-            plan("--closed-loop 16 --rooms 2 --members 200 --senders 4 --warm-up-seconds 0 --seconds 0.5").unwrap();
+            plan("--closed-loop 16 --rooms 2 --members 200 --senders 4 --warm-up-seconds 0 --seconds 0.5 --seed 3")
+                .unwrap();
         assert!(matches!(plan.pace, Pace::Closed { outstanding: 16 }));
-        assert_eq!((plan.rooms, plan.members, plan.senders, plan.text_bytes), (2, 200, 4, 64));
+        assert_eq!((plan.rooms, plan.members, plan.senders, plan.seed), (2, 200, 4, 3));
+        assert!(plan.text_bytes.is_fixed() && !plan.quiet);
         assert_eq!((plan.warm_up, plan.measured), (Duration::ZERO, Duration::from_millis(500)));
     }
 }

@@ -9,7 +9,7 @@
 //! load/        who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
 //! idle.rs      or nobody sends: what a connection costs
 //!      |
-//! report.rs    text for a person, JSON for a program; process.rs reads the server's CPU and memory from /proc
+//! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter; process.rs reads the server's CPU and memory from /proc
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
@@ -23,6 +23,7 @@ mod fixtures;
 mod fleet;
 mod frame;
 mod handshake;
+mod hgrm;
 mod idle;
 mod load;
 mod message;

@@ -19,7 +19,11 @@ pub(crate) struct LoadReport {
     pub(crate) senders_per_room: usize,
     pub(crate) outstanding_per_room: Option<usize>,
     pub(crate) messages_per_second_per_room_asked: Option<f64>,
-    pub(crate) text_bytes: usize,
+    /// As asked: a length, or the distribution that lengths were drawn from with `seed`.
+    pub(crate) text_bytes: String,
+    pub(crate) text_bytes_mean: f64,
+    pub(crate) seed: Option<u64>,
+    pub(crate) ramp_seconds: f64,
     pub(crate) seconds: f64,
     pub(crate) messages: u64,
     pub(crate) deliveries: u64,
@@ -42,6 +46,11 @@ pub(crate) struct LoadReport {
     /// The whole run over time, warm-up included.
     pub(crate) series: Vec<Sample>,
     pub(crate) faults: Vec<String>,
+    /// All of `latency` and of `delivery_latency`.
+    #[serde(skip)]
+    pub(crate) latency_ns: Histogram<u64>,
+    #[serde(skip)]
+    pub(crate) delivery_latency_ns: Histogram<u64>,
 }
 
 /// One rate of a sweep: all that was sent in its measured time has come back, or was waited for, before the next began.
@@ -215,9 +224,10 @@ impl Display for LoadReport {
             (_, Some(rate)) => format!("open loop, {rate} messages/s a room"),
             _ => format!("open loop, {} rates", self.steps.len()),
         };
-        let Self { rooms, members_per_room, senders_per_room, text_bytes, seconds, .. } = self;
+        let Self { rooms, members_per_room, senders_per_room, text_bytes, text_bytes_mean, seconds, .. } = self;
         writeln!(f, "load        {rooms} rooms x {members_per_room} members, {senders_per_room} senders a room")?;
-        writeln!(f, "            {pace}, {text_bytes} bytes, {seconds:.1} s")?;
+        let drawn = self.seed.map(|seed| format!(" (mean {text_bytes_mean:.0}, --seed {seed})")).unwrap_or_default();
+        writeln!(f, "            {pace}, {text_bytes} bytes{drawn}, {seconds:.1} s")?;
         writeln!(f, "messages    {}/s", grouped(self.messages_per_second))?;
         writeln!(f, "deliveries  {}/s", grouped(self.deliveries_per_second))?;
         writeln!(f, "latency     {}", self.latency)?;

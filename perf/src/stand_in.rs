@@ -130,7 +130,7 @@ fn fixtures() -> Fixtures {
 
 fn plan(pace: Pace) -> Plan {
     let (warm_up, measured) = (Duration::from_millis(50), Duration::from_millis(200));
-    Plan { rooms: 2, members: 5, senders: 3, pace, text_bytes: 64, warm_up, measured }
+    Plan { rooms: 2, members: 5, senders: 3, warm_up, measured, ..Plan::new(pace) }
 }
 
 fn url(address: SocketAddr) -> Url {
@@ -163,6 +163,20 @@ fn an_open_loop_keeps_its_rate() {
     let report = run(Wrong::Nothing, Pace::Open { per_second: 400.0 });
     let sent = report.messages_verified;
     assert!((199..=201).contains(&sent), "2 rooms x 400/s x 0.25 s, but {sent} were sent: {report}");
+}
+
+#[test]
+fn texts_have_the_lengths_asked_and_a_ramp_is_not_measured() {
+    let (fixtures, pace) = (fixtures(), Pace::Open { per_second: 500.0 });
+    let ramp = Duration::from_millis(200);
+    let plan = Plan { text_bytes: "uniform:100..300".parse().unwrap(), ramp, ..plan(pace) };
+    let seats = fixtures.rooms(plan.rooms, plan.members).unwrap();
+    let report = load::run(&url(serve(Wrong::Nothing)), &plan, &seats, &[]).unwrap();
+    assert_eq!(report.faults(), [""; 0], "{report}");
+    assert!((180.0..220.0).contains(&report.text_bytes_mean), "{report}");
+    // 2 rooms x 500/s: half as many in the 0.2 s of the ramp, all in the 0.05 s of warm-up and the 0.2 s measured.
+    assert!((349..=351).contains(&report.messages_verified), "{report}");
+    assert!((199..=201).contains(&report.latency.count), "{report}");
 }
 
 #[test]

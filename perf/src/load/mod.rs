@@ -6,15 +6,18 @@
 //! from the time a message was due, so that a stalled server cannot hide its stall (coordinated omission).
 //!
 //! [`plan`] says what a load is, [`schedule`] when messages are due, [`traffic`] what came of them, [`lateness`] how late;
-//! [`series`] looks at it over time, [`measured`] sums up a measured time; [`run()`] drives it all.
+//! [`sizes`] says how long texts are, [`series`] looks at the load over time and [`progress`] shows it, [`measured`] sums up a measured time; [`run()`] drives it all.
 
 mod lateness;
 mod measured;
 mod plan;
+mod progress;
 mod run;
 mod schedule;
 mod series;
+mod sizes;
 mod traffic;
 
 pub(crate) use plan::{Pace, Plan};
 pub(crate) use run::run;
+pub(crate) use sizes::TextBytes;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::sizes::TextBytes;
+
 /// When the next message leaves.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Pace {
@@ -21,13 +23,42 @@ pub(crate) struct Plan {
     pub(crate) members: usize,
     pub(crate) senders: usize,
     pub(crate) pace: Pace,
-    pub(crate) text_bytes: usize,
-    /// Load before the measured time.
+    pub(crate) text_bytes: TextBytes,
+    /// What the lengths of texts are drawn with.
+    pub(crate) seed: u64,
+    /// How long an open loop's rate rises before it holds.
+    pub(crate) ramp: Duration,
+    /// Load, at the full rate, before the measured time.
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
+    /// Whether no progress is to be shown, not even on a terminal.
+    pub(crate) quiet: bool,
 }
 
 impl Plan {
+    /// One sender speaks at this pace in a room of ten members, for two seconds and then ten measured ones; nothing else
+    /// happens.
+    #[allow(dead_code, reason = "for the comparisons to come")]
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self {
+            rooms: 1,
+            members: 10,
+            senders: 1,
+            pace,
+            text_bytes: TextBytes::default(),
+            seed: 0,
+            ramp: Duration::ZERO,
+            warm_up: Duration::from_secs(2),
+            measured: Duration::from_secs(10),
+            quiet: true,
+        }
+    }
+
+    /// What comes before the measured time at each rate.
+    pub(super) fn lead(&self) -> Duration {
+        self.ramp + self.warm_up
+    }
+
     /// The rates of an open loop, one after another; none is a closed loop's only one.
     pub(super) fn stages(&self) -> Vec<Option<f64>> {
         match &self.pace {
@@ -39,6 +70,6 @@ impl Plan {
 
     /// How long all stages last, without the waits for what is under way.
     pub(super) fn length(&self) -> Duration {
-        (self.warm_up + self.measured) * self.stages().len() as u32
+        (self.lead() + self.measured) * self.stages().len() as u32
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::measured::{Mark, Measured};
 use super::plan::{Pace, Plan};
+use super::progress::Progress;
 use super::schedule::Schedule;
 use super::series::Series;
 use super::traffic::Traffic;
@@ -27,7 +28,7 @@ pub(crate) fn run(url: &Url, plan: &Plan, seats: &[Seat<'_>], pids: &[u32]) -> R
     let mut whole: Option<Measured> = None;
     let mut steps = Vec::new();
     for rate in plan.stages() {
-        let from_seconds = run.series.seconds(run.traffic.clock.now_ns() + plan.warm_up.as_nanos() as u64);
+        let from_seconds = run.series.seconds(run.traffic.clock.now_ns() + plan.lead().as_nanos() as u64);
         let measured = run.stage(rate)?;
         if let (Pace::Steps { .. }, Some(rate)) = (&plan.pace, rate) {
             steps.push(measured.step(rate, plan.rooms, from_seconds));
@@ -40,10 +41,11 @@ pub(crate) fn run(url: &Url, plan: &Plan, seats: &[Seat<'_>], pids: &[u32]) -> R
             break;
         }
     }
+    run.progress.end();
     let whole = whole.ok_or("a load needs a rate")?;
     let faults = run.faults();
     run.fleet.leave(Duration::from_secs(2))?;
-    Ok(run.report(&whole, steps, faults))
+    Ok(run.report(whole, steps, faults))
 }
 
 /// One load, under way.
@@ -55,6 +57,7 @@ struct Run<'a> {
     traffic: Traffic,
     schedule: Option<Schedule>,
     series: Series<'a>,
+    progress: Progress,
     /// Whether a measured time is under way.
     measuring: bool,
     /// Whether the server has fallen silent while it owed deliveries.
@@ -79,28 +82,30 @@ impl<'a> Run<'a> {
             return Err(format!("{} was not let into room {}: {}", seat.username, seat.room, ending.why));
         }
         let series = Series::start(&traffic, pids, plan.length());
-        Ok(Self { plan, seats, pids, fleet, traffic, schedule: None, series, measuring: false, stalled: false })
+        let progress = Progress::start(plan.length(), plan.quiet);
+        let (schedule, measuring, stalled) = (None, false, false);
+        Ok(Self { plan, seats, pids, fleet, traffic, schedule, series, progress, measuring, stalled })
     }
 
     /// Sends at one rate, or by the echoes, through warm-up and measured time, and waits for what is under way.
     fn stage(&mut self, per_second: Option<f64>) -> Result<Measured, String> {
         let begin_ns = self.traffic.clock.now_ns();
-        let from_ns = begin_ns + self.plan.warm_up.as_nanos() as u64;
+        let from_ns = begin_ns + self.plan.lead().as_nanos() as u64;
         let until_ns = from_ns + self.plan.measured.as_nanos() as u64;
         self.schedule = per_second.map(|per_second| Schedule::new(self.plan, per_second, begin_ns));
         self.traffic.lateness.measure(from_ns, until_ns);
         self.kick_off();
         self.until(from_ns)?;
         // No sample lies across the begin or the end of a measured time.
-        self.series.sample(&mut self.traffic, false);
+        self.sample();
         let from = Mark::now(&self.traffic, self.pids)?;
         self.measuring = true;
         if !self.stalled {
             self.until(until_ns)?;
         }
-        self.measuring = false;
         let to = Mark::now(&self.traffic, self.pids)?;
-        self.series.sample(&mut self.traffic, true);
+        self.sample();
+        self.measuring = false;
         let memory = if self.pids.is_empty() { None } else { Some(Memory::read(self.pids)?) };
         self.drain()?;
         Ok(Measured::between(&from, &to, memory, &self.traffic))
@@ -120,7 +125,7 @@ impl<'a> Run<'a> {
         loop {
             let now_ns = self.traffic.clock.now_ns();
             if now_ns >= self.series.due_ns() {
-                self.series.sample(&mut self.traffic, self.measuring);
+                self.sample();
             }
             // What was due before the end is sent, however late this thread is.
             let due_ns = self.send_due(now_ns.min(end_ns)).unwrap_or(end_ns);
@@ -136,6 +141,11 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         }
+    }
+
+    fn sample(&mut self) {
+        let sample = self.series.sample(&mut self.traffic, self.measuring);
+        self.progress.show(&sample);
     }
 
     /// Sends what an open loop's clock says; when the next message is due.
@@ -158,7 +168,7 @@ impl<'a> Run<'a> {
             self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)?;
             let now_ns = self.traffic.clock.now_ns();
             if now_ns >= self.series.due_ns() {
-                self.series.sample(&mut self.traffic, false);
+                self.sample();
             }
             if self.traffic.deliveries > progress.0 {
                 progress = (self.traffic.deliveries, now_ns);
@@ -184,7 +194,7 @@ impl<'a> Run<'a> {
         faults
     }
 
-    fn report(self, whole: &Measured, steps: Vec<Step>, faults: Vec<String>) -> LoadReport {
+    fn report(self, whole: Measured, steps: Vec<Step>, faults: Vec<String>) -> LoadReport {
         let plan = self.plan;
         LoadReport {
             rooms: plan.rooms,
@@ -198,7 +208,10 @@ impl<'a> Run<'a> {
                 Pace::Open { per_second } => Some(per_second),
                 Pace::Closed { .. } | Pace::Steps { .. } => None,
             },
-            text_bytes: plan.text_bytes,
+            text_bytes: plan.text_bytes.to_string(),
+            text_bytes_mean: self.traffic.text_bytes_mean(),
+            seed: (!plan.text_bytes.is_fixed()).then_some(plan.seed),
+            ramp_seconds: plan.ramp.as_secs_f64(),
             seconds: whole.seconds,
             messages: whole.messages,
             deliveries: whole.deliveries,
@@ -215,6 +228,8 @@ impl<'a> Run<'a> {
             steps,
             series: self.series.into_samples(),
             faults,
+            latency_ns: whole.echo,
+            delivery_latency_ns: whole.delivery,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::lateness::Lateness;
 use super::plan::{Pace, Plan};
+use super::sizes::{Sizes, TextBytes};
 use crate::field::{Anchor, Field};
 use crate::fixtures::Seat;
 use crate::fleet::{Clock, Crowd};
@@ -19,13 +20,16 @@ pub(super) struct Member {
 pub(super) struct Sender {
     pub(super) member: usize,
     author: Author,
+    sizes: Sizes,
     /// The number of its next message.
     next: u32,
     /// The number that its next echo bears, when none is missing.
     awaited: u32,
     /// Messages that may leave at the next answer.
     pub(super) credit: u32,
-    sent: u64,
+    pub(super) sent: u64,
+    /// Bytes of the texts sent.
+    pub(super) sent_bytes: u64,
     refused: u64,
 }
 
@@ -37,7 +41,7 @@ pub(super) struct Traffic {
     id: Field,
     mark: Field,
     template: Template,
-    text_bytes: usize,
+    text_bytes: TextBytes,
     closed_loop: bool,
     /// Whether senders send: not before everyone sits, not after the measured time.
     pub(super) running: bool,
@@ -76,7 +80,7 @@ impl Crowd for Traffic {
             let now_ns = self.clock.now_ns();
             while sender.credit > 0 {
                 sender.credit -= 1;
-                sender.write(&self.template, self.text_bytes, now_ns, out);
+                sender.write(&self.template, &self.text_bytes, now_ns, out);
             }
         }
     }
@@ -84,8 +88,10 @@ impl Crowd for Traffic {
 
 impl Sender {
     /// Writes the next message, which was due at `due_ns`.
-    fn write(&mut self, template: &Template, text_bytes: usize, due_ns: u64, out: &mut Vec<u8>) {
+    fn write(&mut self, template: &Template, law: &TextBytes, due_ns: u64, out: &mut Vec<u8>) {
+        let text_bytes = self.sizes.draw(law);
         template.write(&self.author, self.next, due_ns, text_bytes, out);
+        self.sent_bytes += text_bytes as u64;
         self.next = self.next.wrapping_add(1);
         self.sent += 1;
     }
@@ -110,7 +116,7 @@ impl Traffic {
             id: Field::new("\"message_id\"", Anchor::End),
             mark: Field::new("\"message\"", Anchor::Start),
             template,
-            text_bytes: plan.text_bytes,
+            text_bytes: plan.text_bytes.clone(),
             closed_loop: matches!(plan.pace, Pace::Closed { .. }),
             running: false,
             deliveries: 0,
@@ -124,7 +130,7 @@ impl Traffic {
 
     /// Writes the next message of `sender`, which was due at `due_ns`.
     pub(super) fn write(&mut self, sender: usize, due_ns: u64, out: &mut Vec<u8>) {
-        self.senders[sender].write(&self.template, self.text_bytes, due_ns, out);
+        self.senders[sender].write(&self.template, &self.text_bytes, due_ns, out);
     }
 
     /// Writes all that `sender` may send at once, as sent now.
@@ -170,6 +176,12 @@ impl Traffic {
         }
     }
 
+    /// The mean length of the texts sent.
+    pub(super) fn text_bytes_mean(&self) -> f64 {
+        let (bytes, sent) = self.senders.iter().fold((0, 0), |(b, n), sender| (b + sender.sent_bytes, n + sender.sent));
+        bytes as f64 / sent.max(1) as f64
+    }
+
     /// Whether anything that was sent has not reached everyone.
     pub(super) fn owes(&self, plan: &Plan) -> bool {
         self.deliveries < taken(&self.senders) * plan.members as u64
@@ -209,7 +221,17 @@ impl Sender {
             }
             Pace::Open { .. } | Pace::Steps { .. } => 0,
         };
-        Self { member, author, next: 0, awaited: 0, credit: credit as u32, sent: 0, refused: 0 }
+        Self {
+            member,
+            author,
+            sizes: Sizes::new(plan.seed, number),
+            next: 0,
+            awaited: 0,
+            credit: credit as u32,
+            sent: 0,
+            sent_bytes: 0,
+            refused: 0,
+        }
     }
 }
 
