@@ -12,6 +12,7 @@
 //! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter; process.rs reads the server's CPU and memory from /proc
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
+//! knee.rs      where latency begins to climb
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
 //! ```
 //!
@@ -25,6 +26,8 @@ mod frame;
 mod handshake;
 mod hgrm;
 mod idle;
+#[cfg_attr(not(test), allow(dead_code, reason = "for the pages to come"))]
+mod knee;
 mod load;
 mod message;
 mod persist;
