@@ -66,6 +66,7 @@ fn what_was_broadcast_survives_every_crash_of_the_server_and_of_postgres() {
 struct Life {
     durability: &'static str,
     shards: u32,
+    spill_members: u32,
     /// However slow the writer, the journal keeps what it has not saved.
     commit_delay_ms: u32,
     commit_rows_max: u32,
@@ -119,6 +120,7 @@ impl Life {
         Life {
             durability: ["sync", "sync", "journal", "journal", "commit"][random.random_range(0..5)],
             shards: random.random_range(1..=4),
+            spill_members: random.random_range(0..=2),
             commit_delay_ms,
             commit_rows_max: [1, 10, 1000, 4096][random.random_range(0..4)],
             drain_seconds: random.random_range(0..=1),
@@ -133,6 +135,7 @@ impl Life {
         let pairs = [
             ("durability", self.durability.to_owned()),
             ("shards", self.shards.to_string()),
+            ("spill-members", self.spill_members.to_string()),
             ("commit-delay-ms", self.commit_delay_ms.to_string()),
             ("commit-rows-max", self.commit_rows_max.to_string()),
             ("drain-seconds", self.drain_seconds.to_string()),

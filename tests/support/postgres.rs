@@ -147,6 +147,12 @@ impl Postgres {
         pids.push(pid);
         signal("KILL", &pids);
         postmaster.wait().unwrap();
+        // Its children are nobody's here. Until the last has ended, the shared memory is in use, and no other server starts.
+        let deadline = Instant::now() + PATIENCE;
+        while pids.iter().any(|pid| has_memory(*pid)) {
+            assert!(Instant::now() < deadline, "processes of Postgres outlive SIGKILL: {pids:?}");
+            sleep(Duration::from_millis(1));
+        }
     }
 
     /// It was not killed or stopped.
@@ -290,6 +296,13 @@ fn other_user() -> Option<(u32, u32)> {
         Some((fields.next()??, fields.next()??))
     };
     if root { ids("postgres").or_else(|| ids("nobody")) } else { None }
+}
+
+/// The process is there, and not merely unburied.
+fn has_memory(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name, which may hold anything, comes the state.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The processes whose parent is `pid`.
