@@ -12,7 +12,7 @@ use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
 use crate::report::{LoadReport, Verdict};
 use crate::url::Url;
-use crate::{hgrm, idle, load, persist, process};
+use crate::{floor, hgrm, idle, load, persist, process};
 
 /// Load generator for servers that speak ringroom's protocol.
 ///
@@ -34,6 +34,8 @@ enum Command {
     Connections(ConnectionsArgs),
     /// How fast messages get into Postgres: ringroom's writer, raw COPY, one row a transaction.
     Persist(PersistArgs),
+    /// What this machine can do at best: bare sends of the same bytes to as many sockets, and `fdatasync`.
+    Floor(floor::FloorArgs),
 }
 
 #[derive(Args)]
@@ -147,7 +149,8 @@ struct PersistArgs {
     out: Option<PathBuf>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Reads a number of seconds.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(number).ok().filter(|time| time.as_secs() < 1_000_000).ok_or("out of range".into())
 }
@@ -166,6 +169,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Load(args) => args.run(),
         Command::Connections(args) => args.run(),
         Command::Persist(args) => args.run(),
+        Command::Floor(args) => run_floor(&args),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -257,6 +261,11 @@ impl PersistArgs {
     }
 }
 
+fn run_floor(args: &floor::FloorArgs) -> Result<bool, Failure> {
+    let plan = args.plan().map_err(Failure::Arguments)?;
+    show(&floor::run(&plan).map_err(Failure::Run)?, args.json.as_deref())
+}
+
 impl Target {
     fn read(&self) -> Result<Fixtures, Failure> {
         for pid in &self.pid {
@@ -317,7 +326,7 @@ mod tests {
         let line = format!("ringroom-perf load --url ws://127.0.0.1:1 --fixtures f {args}");
         match Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?.command {
             Command::Load(args) => args.plan(),
-            Command::Connections(_) | Command::Persist(_) => Err("another command".into()),
+            _ => Err("another command".into()),
         }
     }
 

@@ -386,7 +386,11 @@ fn source_address(member: usize, sources: u8) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0)
 }
 
-fn raise_open_files(wanted: u64) -> Result<(), String> {
+/// Raises the process's limit of open files to `wanted`, where it is lower.
+///
+/// # Errors
+/// The hard limit is lower.
+pub(crate) fn raise_open_files(wanted: u64) -> Result<(), String> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {

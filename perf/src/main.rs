@@ -12,6 +12,7 @@
 //! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter; process.rs reads the server's CPU and memory from /proc
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
+//! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code
 //! knee.rs      where latency begins to climb
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
 //! ```
@@ -22,6 +23,7 @@ mod cli;
 mod field;
 mod fixtures;
 mod fleet;
+mod floor;
 mod frame;
 mod handshake;
 mod hgrm;

@@ -298,7 +298,11 @@ pub(crate) fn on_cpu<T: Send>(cpu: Option<usize>, what: impl FnOnce() -> T + Sen
     thread::scope(|scope| scope.spawn(pinned).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-fn pin(cpu: usize) -> Result<(), String> {
+/// Lets the calling thread run on `cpu` alone.
+///
+/// # Errors
+/// There is no such CPU, or this process may not use it.
+pub(crate) fn pin(cpu: usize) -> Result<(), String> {
     let mut cpus = CpuSet::new();
     if cpu < CpuSet::MAX_CPU {
         cpus.set(cpu);
