@@ -23,6 +23,7 @@ use super::{
     Position, Progress,
     record::{self, ALIGNMENT, Record},
     segment::{HEADER_BYTES, Header},
+    stock::Stock,
 };
 
 /// Records of a turn are cut into pieces of about this many bytes, so that a segment can be filled nearly to its end.
@@ -132,17 +133,9 @@ pub struct Appender {
     /// How many of the unsynced the sync under way covers.
     syncing: Option<usize>,
     segment: Segment,
-    spare: Spare,
-    /// The segments before it whose files are there.
-    old: VecDeque<u32>,
-    /// The file that is being removed.
-    removing: Option<u32>,
-    /// A file could not be removed; [`Appender::tick`] lets it be tried again.
-    has_removal_failed: bool,
+    stock: Stock,
     /// Something was refused because the disk failed, and no file could be made since.
     is_broken: bool,
-    /// The last file that was asked for could not be made.
-    is_out_of_files: bool,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -169,25 +162,13 @@ struct Segment {
     has_failed: bool,
 }
 
-/// The file of the next segment.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Spare {
-    /// Not asked for.
-    None,
-    /// Under way, perhaps out of an old file.
-    Coming { number: u32, reuse: Option<u32> },
-    /// There.
-    Ready { number: u32 },
-    /// It could not be made; [`Appender::tick`] lets it be tried again.
-    Failed,
-}
-
 impl Appender {
     /// A journal whose first segment will be `first_number`, at least 1, and whose first record `first_sequence`.
     pub fn new(rules: Rules, progress: Arc<Progress>, first_number: u32, first_sequence: u64) -> Appender {
         progress.begin(start(first_number));
         // As if the segment before the first were full.
         let full = rules.segment_bytes;
+        let stock = Stock::new(rules.segments_max, Arc::clone(&progress));
         let segment = Segment { number: first_number - 1, end: full, held: 0, previous_end: 0, has_failed: false };
         Appender {
             rules,
@@ -201,12 +182,8 @@ impl Appender {
             unsynced: VecDeque::new(),
             syncing: None,
             segment,
-            spare: Spare::None,
-            old: VecDeque::new(),
-            removing: None,
-            has_removal_failed: false,
+            stock,
             is_broken: false,
-            is_out_of_files: false,
             outcomes: VecDeque::new(),
         }
     }
@@ -222,7 +199,7 @@ impl Appender {
 
     /// Whether at least half of it is free, as long as the disk works.
     pub fn is_roomy(&self) -> bool {
-        let whole = self.files_max() as usize * self.usable_bytes(HEADER_BYTES);
+        let whole = self.stock.files_max() as usize * self.usable_bytes(HEADER_BYTES);
         !self.is_broken && 2 * self.free_bytes() >= whole
     }
 
@@ -270,16 +247,12 @@ impl Appender {
 
     /// Nothing is under way, and nothing waits.
     pub fn is_idle(&self) -> bool {
-        let is_preparing = matches!(self.spare, Spare::Coming { .. });
-        self.open.is_empty() && self.queue.is_empty() && !self.is_writing() && !is_preparing && self.removing.is_none()
+        self.open.is_empty() && self.queue.is_empty() && !self.is_writing() && self.stock.is_idle()
     }
 
     /// What could not be done is tried again. To be called now and then.
     pub fn tick(&mut self) {
-        self.has_removal_failed = false;
-        if self.spare == Spare::Failed {
-            self.spare = Spare::None;
-        }
+        self.stock.tick();
     }
 
     fn is_writing(&self) -> bool {
@@ -289,7 +262,7 @@ impl Appender {
     /// Bytes of records that can still be written: into the present segment, and into files that are there or may be made.
     fn free_bytes(&self) -> usize {
         let present = if self.segment.has_failed { 0 } else { self.usable_bytes(self.end_when_written()) };
-        present + self.files_left() as usize * self.usable_bytes(HEADER_BYTES)
+        present + self.stock.files_left() as usize * self.usable_bytes(HEADER_BYTES)
     }
 
     /// How much of a segment can be counted on behind `from`: a chunk is not divided, so the length of one may be left over.
@@ -304,42 +277,14 @@ impl Appender {
         from + self.writing.iter().map(|chunk| chunk.bytes.len()).sum::<usize>()
     }
 
-    /// How many segments there can be after the present one, until more is saved.
-    fn files_left(&self) -> u32 {
-        match self.spare {
-            Spare::Ready { .. } => 1 + self.files_allowed(),
-            // Where none could be made, none is counted on before it is there.
-            _ if self.is_out_of_files => 0,
-            Spare::Failed => 0,
-            Spare::Coming { .. } => 1 + self.files_allowed(),
-            Spare::None => self.files_allowed(),
-        }
-    }
-
-    /// How many files may be made, counting those that may be used again.
-    fn files_allowed(&self) -> u32 {
-        let has_spare = matches!(self.spare, Spare::Ready { .. } | Spare::Coming { .. });
-        let there = self.old.len() as u32 + 1 + u32::from(has_spare) + u32::from(self.removing.is_some());
-        self.files_max().saturating_sub(there) + self.files_reusable()
-    }
-
-    /// How many files there may be, beside those that earlier runs left; some always, for without them nobody could speak.
-    fn files_max(&self) -> u32 {
-        let max = self.rules.segments_max;
-        max.saturating_sub(self.progress.left()).max(SEGMENTS_MIN.min(max))
-    }
-
-    /// How many of the oldest files nobody needs any more.
-    fn files_reusable(&self) -> u32 {
-        let saved = self.progress.saved().segment;
-        self.old.iter().take_while(|number| **number < saved).count() as u32
-    }
-
     // ---- Operations out ---------------------------------------------------------------------------------------------
 
     /// What is to be done next, beside what is under way.
     pub fn next_op(&mut self) -> Option<Op> {
-        self.sync().or_else(|| self.write()).or_else(|| self.prepare()).or_else(|| self.remove())
+        self.sync()
+            .or_else(|| self.write())
+            .or_else(|| self.stock.prepare(self.segment.number + 1))
+            .or_else(|| self.stock.remove())
     }
 
     fn sync(&mut self) -> Option<Op> {
@@ -383,36 +328,15 @@ impl Appender {
     /// Goes over to the next segment, if all of the present one is held and the file is there.
     fn turn_over(&mut self) -> bool {
         let number = self.segment.number + 1;
-        let is_over = self.spare == Spare::Ready { number } && !self.is_writing();
+        let is_over = !self.is_writing() && self.stock.take(number);
         if is_over {
-            self.spare = Spare::None;
             let previous_end = self.segment.held;
-            self.old.extend((previous_end > 0).then_some(self.segment.number));
+            if previous_end > 0 {
+                self.stock.leave(self.segment.number);
+            }
             self.segment = Segment { number, end: 0, held: 0, previous_end, has_failed: false };
         }
         is_over
-    }
-
-    fn prepare(&mut self) -> Option<Op> {
-        let number = self.segment.number + 1;
-        let reuse = match self.spare {
-            // Made for the segment after one that then failed as a whole, whose place it takes.
-            Spare::Ready { number: other } if other != number => Some(other),
-            Spare::None if self.files_reusable() > 0 => self.old.pop_front(),
-            Spare::None if self.files_allowed() > 0 => None,
-            _ => return None,
-        };
-        self.spare = Spare::Coming { number, reuse };
-        Some(Op::Prepare { number, reuse })
-    }
-
-    /// Of the files that nobody needs, one is kept to be the next segment's.
-    fn remove(&mut self) -> Option<Op> {
-        if self.removing.is_some() || self.has_removal_failed || self.files_reusable() < 2 {
-            return None;
-        }
-        self.removing = self.old.pop_front();
-        self.removing.map(|number| Op::Remove { number })
     }
 
     // ---- What became of them ----------------------------------------------------------------------------------------
@@ -431,11 +355,7 @@ impl Appender {
                 self.syncing = None;
                 self.segment.has_failed = true;
             }
-            Done::Remove => {
-                let number = self.removing.take();
-                self.has_removal_failed = !is_ok;
-                self.restore(number.filter(|_| !is_ok));
-            }
+            Done::Remove => self.stock.removed(is_ok, self.segment.number),
         }
         if self.segment.has_failed && self.writing.is_empty() && self.syncing.is_none() {
             self.leave_failed_segment();
@@ -443,23 +363,11 @@ impl Appender {
     }
 
     fn prepared(&mut self, is_ok: bool) {
-        let Spare::Coming { number, reuse } = self.spare else { return };
+        self.stock.prepared(is_ok, self.segment.number);
         if is_ok {
-            self.spare = Spare::Ready { number };
-            (self.is_broken, self.is_out_of_files) = (false, false);
+            self.is_broken = false;
         } else {
-            self.spare = Spare::Failed;
-            self.is_out_of_files = true;
-            self.restore(reuse);
             self.refuse_what_does_not_fit();
-        }
-    }
-
-    /// An old file is still there.
-    fn restore(&mut self, number: Option<u32>) {
-        if let Some(number) = number.filter(|number| *number < self.segment.number) {
-            let place = self.old.partition_point(|other| *other < number);
-            self.old.insert(place, number);
         }
     }
 
@@ -496,9 +404,7 @@ impl Appender {
             // Nothing in it counts: another file takes its number.
             self.segment.number -= 1;
             self.segment.held = self.segment.previous_end;
-            if self.old.back() == Some(&self.segment.number) {
-                self.old.pop_back();
-            }
+            self.stock.return_to(self.segment.number);
         }
         let is_second = self.unsynced.iter().any(|chunk| chunk.has_failed);
         for chunk in self.unsynced.drain(..).rev() {
@@ -507,8 +413,7 @@ impl Appender {
         }
         if is_second {
             self.is_broken = true;
-            // Whatever file is there, it proves nothing: a new one must be made.
-            self.spare = if matches!(self.spare, Spare::Ready { .. }) { Spare::Failed } else { self.spare };
+            self.stock.distrust_spare();
             self.refuse_from(0);
         } else {
             self.refuse_what_does_not_fit();
@@ -518,7 +423,7 @@ impl Appender {
     /// There is no file for what goes beyond the present segment and those that can follow it.
     fn refuse_what_does_not_fit(&mut self) {
         let segment_bytes = self.rules.segment_bytes as usize;
-        let (mut end, mut files) = (self.end_when_written(), self.files_left());
+        let (mut end, mut files) = (self.end_when_written(), self.stock.files_left());
         let fitting = self.queue.iter().take_while(|chunk| {
             if end + chunk.bytes.len() > segment_bytes && files > 0 {
                 (end, files) = (HEADER_BYTES, files - 1);

@@ -21,6 +21,7 @@ pub mod record;
 pub mod recovery;
 pub mod scan;
 pub mod segment;
+mod stock;
 pub mod survey;
 pub mod tail;
 
