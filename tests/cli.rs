@@ -324,6 +324,47 @@ fn a_bad_configuration_is_one_message() {
 }
 
 #[test]
+fn a_journal_too_small_for_its_shards_is_refused_by_the_check_as_by_the_server_and_the_advice_holds() {
+    let place = Place::new();
+    let settings = |shards: &str, bytes_max: &str, segment: &str, message: &str| {
+        let names = ["shards", "journal-bytes-max", "journal-segment-bytes", "message-bytes-max", "lag-bytes-max"];
+        let values = [shards, bytes_max, segment, message, "1000000000"];
+        names.iter().zip(values).flat_map(|(name, value)| [format!("--{name}"), value.to_owned()]).collect::<Vec<_>>()
+    };
+    let check = |command: &str, settings: &[String], durability: &str| {
+        let words: Vec<&str> = settings.iter().map(String::as_str).collect();
+        place.run(&[&[command, "--listen", "127.0.0.1:0", "--durability", durability], &words[..]].concat())
+    };
+    for (shards, bytes_max, segment, message, short) in [
+        ("8", "4194304", "16777216", "65536", vec!["journal_bytes_max"]),
+        ("1", "1073741824", "1048576", "1000000", vec!["journal_segment_bytes"]),
+        ("256", "4194304", "1048576", "16777216", vec!["journal_bytes_max", "journal_segment_bytes"]),
+    ] {
+        let mut enough = [bytes_max.to_owned(), segment.to_owned()];
+        let refusals = ["check-config", "serve", "demo"].map(|command| {
+            let output = check(command, &settings(shards, bytes_max, segment, message), "sync");
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{command}: {output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        });
+        assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
+        for (key, value) in ["journal_bytes_max", "journal_segment_bytes"].into_iter().zip(&mut enough) {
+            let advice = refusals[0].split(&format!("`{key}` (")).nth(1);
+            assert_eq!(advice.is_some(), short.contains(&key), "{key}: {}", refusals[0]);
+            if let Some((_, least)) = advice.and_then(|rest| rest.split_once("to at least ")) {
+                *value = least.chars().take_while(char::is_ascii_digit).collect();
+            }
+        }
+        let enough = settings(shards, &enough[0], &enough[1], message);
+        assert_eq!(check("check-config", &enough, "sync").status.code(), Some(0), "{enough:?}");
+        for durability in ["commit", "none"] {
+            let output = check("check-config", &settings(shards, bytes_max, segment, message), durability);
+            assert_eq!(output.status.code(), Some(0), "{durability} has no journal: {output:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(&place.0).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
 fn a_bad_command_line_exits_with_2() {
     let place = Place::new();
     for arguments in [

@@ -331,6 +331,30 @@ fn what_was_received_from_a_journal_survives_a_kill_with_other_shards_after_it()
     }
 }
 
+/// Eight shards have no room for a journal in so few bytes, and no need of one.
+#[test]
+fn a_level_without_a_journal_saves_what_one_with_a_journal_left_however_small_that_may_be_now() {
+    for durability in ["commit", "none"] {
+        for mut databases in Databases::everywhere("kill -9 in an outage, then no journal", 1) {
+            let rooms = databases.places[0].seed(1, 2);
+            let server = start(&databases.places[0], "sync", &["--shards", "2"]);
+            let mut talk = Talk::join(&server, &rooms[0]);
+            databases.go_away();
+            talk.say_all("before", 3);
+            server.kill_9();
+            databases.come_back();
+            let place = &databases.places[0];
+            let server = start(place, durability, &["--shards", "8", "--journal-bytes-max", "4194304"]);
+            saved(place, rooms[0].room, &talk.heard);
+            let mut later = Talk::join(&server, &rooms[0]);
+            later.say("after");
+            saved(place, rooms[0].room, &[&talk.heard[..], &later.end()].concat());
+            server.stop();
+            assert_eq!(segments(place), [] as [PathBuf; 0]);
+        }
+    }
+}
+
 // ---- The database takes some messages for none of its own ------------------------------------------------------------
 
 /// The letters' texts and reasons.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{
     answer,
+    serve::checked,
     settings::{ForServer, Settings},
 };
 use crate::{
@@ -33,7 +34,7 @@ pub(super) struct CheckConfig {
 impl CheckConfig {
     pub(super) fn run(self) -> Result<(), Failure> {
         let typed = self.settings.gather()?;
-        let config = Config::check(&typed)?;
+        let config = checked(&typed)?;
         let entry = |key: &Key| {
             let from = typed.given(key.name).from.to_string();
             (key.name.to_owned(), json!({ "value": value(key, &typed, &config), "from": from }))

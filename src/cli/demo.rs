@@ -8,12 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{
     admin::block_on,
     print,
-    serve::prepare_machine,
+    serve::{checked, prepare_machine},
     settings::{ForDemo, Settings},
     start_log,
 };
 use crate::{
-    config::Config,
     failure::Failure,
     identity::{RoomId, Token},
     server,
@@ -35,7 +34,7 @@ const USERS: [&str; 2] = ["alice", "bob"];
 pub(super) fn run(settings: Settings<ForDemo>) -> Result<(), Failure> {
     let mut typed = settings.gather()?;
     typed.forget("database_url");
-    let mut config = Config::check(&typed)?;
+    let mut config = checked(&typed)?;
     start_log(&config);
     prepare_machine(&mut config)?;
     let (room, tokens) = block_on(furnish(&config.database))?;

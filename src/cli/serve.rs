@@ -9,7 +9,7 @@ use super::{
     start_log,
 };
 use crate::{
-    config::{Config, Key},
+    config::{Config, Key, Typed},
     failure::Failure,
     preflight, server,
     store::{Admin, DatabaseUrl},
@@ -28,7 +28,7 @@ messages under way are saved, members are asked to come back over `drain_seconds
 An SQLite database is made and migrated by `serve` itself; for Postgres run `ringroom migrate` first.";
 
 pub(super) fn run(settings: Settings<ForServer>) -> Result<(), Failure> {
-    let mut config = settings.check()?;
+    let mut config = checked(&settings.gather()?)?;
     start_log(&config);
     prepare_machine(&mut config)?;
     if let DatabaseUrl::Sqlite(_) = config.database.url {
@@ -40,6 +40,13 @@ pub(super) fn run(settings: Settings<ForServer>) -> Result<(), Failure> {
         // Nobody reads the line any more: that is no reason to end the server.
         let _ = print(&format!("ringroom is listening on http://{address} ({shards}, {url})"));
     })
+}
+
+/// The configuration in force, which must also suit the number of shards that this machine makes of it.
+pub(super) fn checked(typed: &Typed) -> Result<Config, Failure> {
+    let config = Config::check(typed)?;
+    server::journal_rules(&config, shards(&config))?;
+    Ok(config)
 }
 
 /// Whether kernel, port and open files will do; connections beyond the open files are not promised.

@@ -25,6 +25,9 @@ use crate::{
     writer::{Backlog, Outlets, Settled},
 };
 
+/// What a segment's size is a multiple of.
+const BLOCK_BYTES: u64 = 4096;
+
 /// The journals of this run, and what earlier ones left.
 pub(super) struct Journals {
     pub(super) place: Arc<Place>,
@@ -32,7 +35,8 @@ pub(super) struct Journals {
     pub(super) leftovers: Leftovers,
     /// Of each shard.
     pub(super) progress: Vec<Arc<Progress>>,
-    pub(super) rules: appender::Rules,
+    /// `None`: messages are not journalled, and only what earlier runs left is read.
+    pub(super) rules: Option<appender::Rules>,
 }
 
 impl Journals {
@@ -66,11 +70,8 @@ impl Journals {
     }
 
     /// The journal of one shard, unless messages are not journalled.
-    pub(super) fn of_shard(&self, config: &Config, shard: usize) -> Option<(Files, Appender)> {
-        if !matches!(config.durability, Durability::Sync | Durability::Journal) {
-            return None;
-        }
-        let rules = appender::Rules { shard: shard as u32, ..self.rules };
+    pub(super) fn of_shard(&self, shard: usize) -> Option<(Files, Appender)> {
+        let rules = appender::Rules { shard: shard as u32, ..self.rules? };
         let progress = Arc::clone(&self.progress[shard]);
         let Recovered { next_number, next_sequence, .. } = self.recovered;
         let appender = Appender::new(rules, progress, next_number, next_sequence);
@@ -88,28 +89,48 @@ impl Journals {
     }
 }
 
-/// The segments of a shard: as large as configured, or as small as needed for each shard to have enough of them.
-fn journal_rules(config: &Config, shards: usize) -> Result<appender::Rules, Failure> {
+/// How each of so many shards keeps its journal, if `durability` asks for one: in segments as large as configured, or as small
+/// as needed for each shard to have enough of them.
+///
+/// # Errors
+/// When they would be too small for the longest message.
+pub fn journal_rules(config: &Config, shards: usize) -> Result<Option<appender::Rules>, Failure> {
+    if !matches!(config.durability, Durability::Sync | Durability::Journal) {
+        return Ok(None);
+    }
     let of_shard = config.journal_bytes_max / shards as u64;
     let largest = of_shard / u64::from(appender::SEGMENTS_MIN);
-    let segment_bytes = u64::from(config.journal_segment_bytes).min(largest) / 4096 * 4096;
+    let segment_bytes = round_down(u64::from(config.journal_segment_bytes).min(largest));
     let record_bytes_max = encoded_len(JOURNAL_NAME_BYTES_MAX, config.message_bytes_max);
-    let least = appender::segment_bytes_min(record_bytes_max) as u64;
+    let least = (appender::segment_bytes_min(record_bytes_max) as u64).next_multiple_of(BLOCK_BYTES);
     if segment_bytes < least {
+        let bytes_max = least * u64::from(appender::SEGMENTS_MIN) * shards as u64;
+        let keys = [
+            ("journal_bytes_max", config.journal_bytes_max, bytes_max),
+            ("journal_segment_bytes", config.journal_segment_bytes.into(), least),
+        ];
+        let short = keys.into_iter().filter(|(_, bytes, needed)| bytes < needed);
+        let wanted = short.map(|(key, bytes, needed)| format!("`{key}` ({bytes}) to at least {needed}"));
         return Err(Failure::unusable(format!(
-            "the journal's files are too small for messages of {} bytes: with {shards} shards journal_bytes_max must be at \
-             least {}, and journal_segment_bytes at least {least}",
+            "for messages of {} bytes (`message_bytes_max`) the journal of each of {shards} shards needs {} files of {least} \
+             bytes: raise {}, or lower that",
             config.message_bytes_max,
-            (least + 4096) * u64::from(appender::SEGMENTS_MIN) * shards as u64,
+            appender::SEGMENTS_MIN,
+            wanted.collect::<Vec<_>>().join(" and "),
         )));
     }
-    Ok(appender::Rules {
+    Ok(Some(appender::Rules {
         shard: 0,
         segment_bytes: segment_bytes as u32,
         segments_max: u32::try_from(of_shard / segment_bytes).unwrap_or(u32::MAX),
         record_bytes_max,
         sync: config.durability == Durability::Sync,
-    })
+    }))
+}
+
+/// To whole blocks of the disk.
+fn round_down(bytes: u64) -> u64 {
+    bytes / BLOCK_BYTES * BLOCK_BYTES
 }
 
 /// Where the writer's news goes.

@@ -25,6 +25,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+pub use self::journals::journal_rules;
 use self::{
     journals::{Journals, WriterOutlets},
     rooms::{Memory, Rooms},
@@ -298,7 +299,7 @@ fn start_shard(
 ) -> Result<JoinHandle<()>, Failure> {
     let (rules, topology) = (rules(config, topology.shards()), Arc::clone(topology));
     let (durability, newest) = (config.durability, journals.recovered.newest);
-    let journal = journals.of_shard(config, shard);
+    let journal = journals.of_shard(shard);
     spawn(format!("shard-{shard}"), fault, move || {
         topology::pin(topology.cpu_of(shard));
         let counters = Arc::clone(&setup.counters);
