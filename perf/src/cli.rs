@@ -12,7 +12,7 @@ use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
 use crate::report::{LoadReport, Verdict};
 use crate::url::Url;
-use crate::{floor, hgrm, idle, load, persist, process};
+use crate::{compare, floor, hgrm, idle, load, persist, process};
 
 /// Load generator for servers that speak ringroom's protocol.
 ///
@@ -30,6 +30,8 @@ struct Cli {
 enum Command {
     /// Members sit in rooms and send; throughput, latency, the server's CPU, and proof that nothing was lost.
     Load(Box<LoadArgs>),
+    /// The same load on ringroom and on other servers, in turns: medians, and ratios to ringroom.
+    Compare(Box<compare::Args>),
     /// Many idle connections: how fast they are let in, what each costs, whether all are kept.
     Connections(ConnectionsArgs),
     /// How fast messages get into Postgres: ringroom's writer, raw COPY, one row a transaction.
@@ -156,7 +158,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Why there is no report.
-enum Failure {
+pub(crate) enum Failure {
     /// The arguments cannot be meant: exit code 2.
     Arguments(String),
     /// The run could not be made: exit code 1.
@@ -167,6 +169,7 @@ enum Failure {
 pub(crate) fn run() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => args.run(),
+        Command::Compare(args) => args.run().and_then(|report| show(&report, args.json.as_deref())),
         Command::Connections(args) => args.run(),
         Command::Persist(args) => args.run(),
         Command::Floor(args) => run_floor(&args),

@@ -14,12 +14,14 @@
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
 //! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code
 //! knee.rs      where latency begins to climb
+//! compare/     ringroom and its peers, in turns, each started here
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
 //! ```
 //!
 //! Nothing on the path of a delivery allocates: the server must be the slower side, or its figures are ours.
 
 mod cli;
+mod compare;
 mod field;
 mod fixtures;
 mod fleet;
@@ -38,11 +40,9 @@ mod persist;
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "made for more tests than are here")]
 #[path = "../../tests/support/postgres.rs"]
 mod postgres;
-#[cfg_attr(not(test), allow(dead_code, reason = "for the comparisons to come"))]
 mod process;
 mod report;
 mod sequence;
-#[allow(dead_code, reason = "for the comparisons to come")]
 mod server;
 #[cfg(test)]
 mod stand_in;

@@ -13,6 +13,7 @@ use tungstenite::handshake::server::{Request, Response};
 use crate::fixtures::Fixtures;
 use crate::fleet::{Clock, Fleet, Silent};
 use crate::load::{self, Pace, Plan};
+use crate::server::Spec;
 use crate::url::Url;
 use crate::{idle, report::Verdict};
 
@@ -115,13 +116,32 @@ impl Room {
     }
 }
 
+/// How the right stand-in is started as a process of its own.
+pub(crate) fn spec() -> Spec {
+    Spec::new("stand-in", std::env::current_exe().unwrap())
+        .args(["stand_in::a_process_of_its_own", "--exact", "--ignored", "--nocapture"])
+        .env("STAND_IN", "serve")
+}
+
+#[test]
+#[ignore = "not a test: the process that spec() starts"]
+fn a_process_of_its_own() {
+    if std::env::var_os("STAND_IN").is_some() {
+        println!("listening on http://{}", serve(Wrong::Nothing));
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 fn text(json: &str) -> Vec<u8> {
     let len = (json.len() as u16).to_be_bytes();
     let head = if json.len() < 126 { vec![0x81, json.len() as u8] } else { vec![0x81, 126, len[0], len[1]] };
     [head, json.as_bytes().to_vec()].concat()
 }
 
-fn fixtures() -> Fixtures {
+/// Two rooms of two users.
+pub(crate) fn fixtures() -> Fixtures {
     let room = |n: u32| {
         format!(r#"{{"room":"room-{n}","users":[{{"username":"ann","token":"a"}},{{"username":"ben","token":"b"}}]}}"#)
     };

@@ -38,7 +38,6 @@ pub(crate) struct Plan {
 impl Plan {
     /// One sender speaks at this pace in a room of ten members, for two seconds and then ten measured ones; nothing else
     /// happens.
-    #[allow(dead_code, reason = "for the comparisons to come")]
     pub(crate) fn new(pace: Pace) -> Self {
         Self {
             rooms: 1,

@@ -21,11 +21,13 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
 _database = urlsplit(os.environ["DATABASE_URL"])
+# A host may be the folder of a Unix socket, which must keep its capitals.
+_host, _, _port = _database.netloc.rpartition("@")[2].partition(":")
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
-        "HOST": _database.hostname,
-        "PORT": _database.port or 5432,
+        "HOST": unquote(_host),
+        "PORT": _port,
         "USER": unquote(_database.username or ""),
         "PASSWORD": unquote(_database.password or ""),
         "NAME": unquote(_database.path.lstrip("/")),

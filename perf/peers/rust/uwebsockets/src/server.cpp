@@ -3,6 +3,7 @@
 
 #include "uwebsockets-peer/src/server.h"
 
+#include <cctype>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -23,6 +24,15 @@ using Socket = uWS::WebSocket<false, true, Seat>;
 rust::Str text_of(std::string_view text) { return {text.data(), text.size()}; }
 std::string_view view_of(const rust::String &text) { return {text.data(), text.size()}; }
 
+// The UUID in /ws/chat/UUID/, in lower case.
+std::string room_of(uWS::HttpRequest *request) {
+    constexpr std::string_view prefix = "/ws/chat/";
+    std::string room{request->getUrl().substr(prefix.size())};
+    if (room.ends_with('/')) room.pop_back();
+    for (char &letter : room) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+    return room;
+}
+
 std::string_view token_of(uWS::HttpRequest *request) {
     constexpr std::string_view scheme = "Token ";
     auto token = request->getQuery("token");
@@ -40,7 +50,7 @@ bool serve(const Chat &chat) {
     behavior.maxBackpressure = 1024 * 1024;
     behavior.closeOnBackpressureLimit = true;
     behavior.upgrade = [&chat](auto *response, auto *request, auto *context) {
-        std::string room{request->getParameter(0)};
+        auto room = room_of(request);
         auto guest = chat.enter(text_of(room), text_of(token_of(request)));
         response->template upgrade<Seat>({std::move(room), std::move(guest)},
                                          request->getHeader("sec-websocket-key"),
@@ -71,7 +81,7 @@ bool serve(const Chat &chat) {
         }
     };
     bool listens = false;
-    app.ws<Seat>("/ws/chat/:room/*", std::move(behavior));
+    app.ws<Seat>("/ws/chat/*", std::move(behavior));
     app.listen("127.0.0.1", 0, [&listens](auto *socket) {
         if (socket == nullptr) return;
         listens = true;
