@@ -6,19 +6,17 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::{Bytes, BytesMut};
 use tungstenite::{
     Error,
     error::{CapacityError, ProtocolError},
-    handshake::{
-        machine::TryParse,
-        server::{create_response, write_response},
-    },
+    handshake::{derive_accept_key, machine::TryParse},
     http::{
         HeaderMap, HeaderValue,
         header::{
-            CONNECTION, CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-            SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+            CONNECTION, CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+            UPGRADE,
         },
     },
 };
@@ -169,17 +167,14 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue
     values.next().filter(|_| values.next().is_none())
 }
 
-fn upgrade<'a>(mut request: Request, len: usize) -> Head<'a> {
-    let headers = request.headers_mut();
+fn upgrade<'a>(request: Request, len: usize) -> Head<'a> {
+    let headers = request.headers();
     if only(headers, &HOST).is_none() {
         return Head::Bad(Refusal::HostMissing);
     }
     if headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0") {
         return Head::Bad(Refusal::BodyOnUpgrade);
     }
-    // tungstenite looks at the first line of each alone, and wants nothing else on it.
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     Head::Upgrade { request: Box::new(request), len }
 }
 
@@ -211,17 +206,25 @@ pub fn accept(request: &Request, protocol: Option<&'static str>) -> Result<Bytes
     if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Refusal::WrongVersion);
     }
-    if only(headers, &SEC_WEBSOCKET_KEY).is_none() {
-        return Err(Refusal::KeyInvalid);
-    }
-    // Method, version and the rest were checked by `parse`: the key is all that can still be wrong.
-    let mut response = create_response(request).map_err(|_| Refusal::KeyInvalid)?;
+    let key = only(headers, &SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(Refusal::KeyInvalid)?;
+    // Written out: tungstenite's own way, a map of headers that is filled and then printed, took 0.7 us more.
+    let mut bytes = BytesMut::with_capacity(192);
+    bytes.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ",
+    );
+    bytes.extend_from_slice(derive_accept_key(key.as_bytes()).as_bytes());
     if let Some(protocol) = protocol {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        bytes.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        bytes.extend_from_slice(protocol.as_bytes());
     }
-    let mut bytes = Vec::with_capacity(192);
-    write_response(&mut bytes, &response).map_err(|_| Refusal::Malformed)?;
-    Ok(bytes.into())
+    bytes.extend_from_slice(b"\r\n\r\n");
+    Ok(bytes.freeze())
+}
+
+/// Sixteen bytes in base64.
+fn is_key(key: &[u8]) -> bool {
+    let mut decoded = [0; 18];
+    key.len() == 24 && BASE64_STANDARD.decode_slice(key, &mut decoded) == Ok(16)
 }
 
 #[cfg(test)]
@@ -264,7 +267,7 @@ mod tests {
         let Head::Upgrade { request, len } = parse(GOOD.as_bytes(), BYTES_MAX) else { panic!("an upgrade") };
         assert_eq!((len, request.uri().path()), (GOOD.len(), "/any"));
         let response = accept(&request, Some("ringroom.v1")).expect("a good request");
-        assert!(String::from_utf8_lossy(&response).contains("\r\nsec-websocket-protocol: ringroom.v1\r\n"));
+        assert!(String::from_utf8_lossy(&response).contains("\r\nSec-WebSocket-Protocol: ringroom.v1\r\n\r\n"));
     }
 
     #[test]
@@ -361,6 +364,8 @@ mod tests {
             ),
             ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==", Refusal::KeyInvalid),
             ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j====", Refusal::KeyInvalid),
+            ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZR==", Refusal::KeyInvalid),
+            ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSEh", Refusal::KeyInvalid),
             ("dGhlIHNhbXBsZSBub25jZQ==", "!", Refusal::KeyInvalid),
         ] {
             assert_eq!(accepted(&with(line, instead)), Err(refusal), "{instead}");
