@@ -10,7 +10,8 @@ use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
-use crate::report::{LoadReport, Verdict};
+use crate::provenance::Provenance;
+use crate::report::{LoadReport, Sourced, Verdict};
 use crate::url::Url;
 use crate::{compare, floor, hgrm, idle, load, persist, process};
 
@@ -169,7 +170,10 @@ pub(crate) enum Failure {
 pub(crate) fn run() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => args.run(),
-        Command::Compare(args) => args.run().and_then(|report| show(&report, args.json.as_deref())),
+        Command::Compare(args) => {
+            let provenance = Provenance::now();
+            args.run().and_then(|report| show(&report, &provenance, args.json.as_deref()))
+        }
         Command::Connections(args) => args.run(),
         Command::Persist(args) => args.run(),
         Command::Floor(args) => run_floor(&args),
@@ -192,11 +196,12 @@ impl LoadArgs {
         let plan = self.plan().map_err(Failure::Arguments)?;
         let fixtures = self.target.read()?;
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
+        let provenance = self.target.provenance();
         let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
         if let Some(path) = &self.hgrm {
             write_histograms(&report, path)?;
         }
-        show(&report, self.target.json.as_deref())
+        show(&report, &provenance, self.target.json.as_deref())
     }
 
     fn plan(&self) -> Result<Plan, String> {
@@ -238,8 +243,9 @@ impl ConnectionsArgs {
         }
         let seats = fixtures.spread(self.count as usize);
         let Target { url, pid, .. } = &self.target;
+        let provenance = self.target.provenance();
         let report = idle::run(url, &seats, self.sources, self.hold_seconds, pid).map_err(Failure::Run)?;
-        show(&report, self.target.json.as_deref())
+        show(&report, &provenance, self.target.json.as_deref())
     }
 }
 
@@ -254,7 +260,8 @@ impl PersistArgs {
             text_bytes: self.bytes as usize,
             candidates: self.candidates,
         };
-        show(&persist::run(&url, &plan).map_err(Failure::Run)?, self.out.as_deref())
+        let provenance = Provenance::now();
+        show(&persist::run(&url, &plan).map_err(Failure::Run)?, &provenance, self.out.as_deref())
     }
 
     fn url(&self) -> Result<DatabaseUrl, String> {
@@ -266,7 +273,8 @@ impl PersistArgs {
 
 fn run_floor(args: &floor::FloorArgs) -> Result<bool, Failure> {
     let plan = args.plan().map_err(Failure::Arguments)?;
-    show(&floor::run(&plan).map_err(Failure::Run)?, args.json.as_deref())
+    let provenance = Provenance::now();
+    show(&floor::run(&plan).map_err(Failure::Run)?, &provenance, args.json.as_deref())
 }
 
 impl Target {
@@ -278,6 +286,10 @@ impl Target {
             }
         }
         Fixtures::read(&self.fixtures).map_err(Failure::Arguments)
+    }
+
+    fn provenance(&self) -> Provenance {
+        Provenance::now().of_server(&self.url.to_string(), &self.pid)
     }
 }
 
@@ -305,8 +317,9 @@ fn write_histograms(report: &LoadReport, path: &Path) -> Result<(), Failure> {
 }
 
 /// Shows the report; whether all went well.
-fn show(report: &impl Verdict, file: Option<&Path>) -> Result<bool, Failure> {
-    let json = serde_json::to_string_pretty(report).map_err(|error| Failure::Run(error.to_string()))?;
+fn show(report: &impl Verdict, provenance: &Provenance, file: Option<&Path>) -> Result<bool, Failure> {
+    let json = serde_json::to_string_pretty(&Sourced { report, provenance })
+        .map_err(|error| Failure::Run(error.to_string()))?;
     match file {
         Some(path) if path.as_os_str() == "-" => println!("{json}"),
         other => {

@@ -128,7 +128,8 @@ impl KernelMemory {
     }
 }
 
-fn kib_line(text: &str, key: &str) -> u64 {
+/// Bytes of the line of a /proc file that begins with `key` and counts in KiB.
+pub(crate) fn kib_line(text: &str, key: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(key));
     value.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
@@ -180,13 +181,16 @@ fn ended_children_ticks(pid: u32) -> u64 {
 
 /// A CPU that this process and process `pid` may both run on, when there is one.
 pub(crate) fn shared_cpu(pid: u32) -> Option<u32> {
-    let allowed = |path: String| {
-        let status = fs::read_to_string(path).unwrap_or_default();
-        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        cpu_list(list.unwrap_or_default())
-    };
-    let ours = allowed("/proc/self/status".into());
-    allowed(format!("/proc/{pid}/status")).into_iter().find(|cpu| ours.contains(cpu))
+    let allowed = |pid: u32| cpu_list(&allowed_cpus(pid).unwrap_or_default());
+    let ours = allowed(std::process::id());
+    allowed(pid).into_iter().find(|cpu| ours.contains(cpu))
+}
+
+/// The CPUs that a process may run on, as the kernel lists them: `0-2,5`.
+pub(crate) fn allowed_cpus(pid: u32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    Some(list.trim().to_owned())
 }
 
 fn cpu_list(text: &str) -> Vec<u32> {

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::process::Memory;
+use crate::provenance::Provenance;
 
 /// Above this share of a core the client may be what limits the run.
 pub(crate) const CLIENT_BUSY_MAX: f64 = 0.9;
@@ -51,6 +52,23 @@ pub(crate) struct LoadReport {
     pub(crate) latency_ns: Histogram<u64>,
     #[serde(skip)]
     pub(crate) delivery_latency_ns: Histogram<u64>,
+}
+
+impl LoadReport {
+    /// What was looked at and, without faults, found whole.
+    pub(crate) fn verified(&self) -> String {
+        let (messages, deliveries) = (self.messages_verified, self.deliveries_verified);
+        format!("{messages} messages, {deliveries} deliveries: each once, in order")
+    }
+
+    /// When messages left.
+    pub(crate) fn pace(&self) -> String {
+        match (self.outstanding_per_room, self.messages_per_second_per_room_asked) {
+            (Some(outstanding), _) => format!("closed loop, {outstanding} outstanding a room"),
+            (_, Some(rate)) => format!("open loop, {rate} messages/s a room"),
+            _ => format!("open loop, {} rates", self.steps.len()),
+        }
+    }
 }
 
 /// One rate of a sweep: all that was sent in its measured time has come back, or was waited for, before the next began.
@@ -199,6 +217,14 @@ pub(crate) struct ConnectionsReport {
     pub(crate) faults: Vec<String>,
 }
 
+/// A report for a program: its figures, and where they come from.
+#[derive(Serialize)]
+pub(crate) struct Sourced<'a, R> {
+    #[serde(flatten)]
+    pub(crate) report: &'a R,
+    pub(crate) provenance: &'a Provenance,
+}
+
 /// A report that can say whether all went well.
 pub(crate) trait Verdict: Display + Serialize {
     /// What went wrong, a line each.
@@ -219,15 +245,10 @@ impl Verdict for ConnectionsReport {
 
 impl Display for LoadReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let pace = match (self.outstanding_per_room, self.messages_per_second_per_room_asked) {
-            (Some(outstanding), _) => format!("closed loop, {outstanding} outstanding a room"),
-            (_, Some(rate)) => format!("open loop, {rate} messages/s a room"),
-            _ => format!("open loop, {} rates", self.steps.len()),
-        };
         let Self { rooms, members_per_room, senders_per_room, text_bytes, text_bytes_mean, seconds, .. } = self;
         writeln!(f, "load        {rooms} rooms x {members_per_room} members, {senders_per_room} senders a room")?;
         let drawn = self.seed.map(|seed| format!(" (mean {text_bytes_mean:.0}, --seed {seed})")).unwrap_or_default();
-        writeln!(f, "            {pace}, {text_bytes} bytes{drawn}, {seconds:.1} s")?;
+        writeln!(f, "            {}, {text_bytes} bytes{drawn}, {seconds:.1} s", self.pace())?;
         writeln!(f, "messages    {}/s", grouped(self.messages_per_second))?;
         writeln!(f, "deliveries  {}/s", grouped(self.deliveries_per_second))?;
         writeln!(f, "latency     {}", self.latency)?;
@@ -244,8 +265,7 @@ impl Display for LoadReport {
         if *client_busy > CLIENT_BUSY_MAX {
             writeln!(f, "WARNING     the client is the bottleneck: it shows its own limit, not the server's")?;
         }
-        let (messages, deliveries) = (self.messages_verified, self.deliveries_verified);
-        write_verdict(f, &self.faults, &format!("{messages} messages, {deliveries} deliveries: each once, in order"))
+        write_verdict(f, &self.faults, &self.verified())
     }
 }
 
