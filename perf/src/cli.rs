@@ -97,6 +97,15 @@ struct LoadArgs {
     /// The measured time.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     seconds: Duration,
+    /// Let N connections leave each second, in all rooms together, and others take their seats.
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    churn: f64,
+    /// Let N members, in all rooms together, read slowly; a server may close them.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    slow_readers: u32,
+    /// What each slow reader reads in a second.
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, requires = "slow_readers")]
+    slow_bytes_per_second: u32,
     /// Write the latency's histogram for HdrHistogram's plotters, in milliseconds: that of the echoes to FILE, that of the
     /// deliveries to all members to FILE with `.members` before its extension.
     #[arg(long, value_name = "FILE")]
@@ -198,15 +207,16 @@ impl LoadArgs {
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
         let provenance = self.target.provenance();
         let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
+        let good = show(&report, &provenance, self.target.json.as_deref())?;
         if let Some(path) = &self.hgrm {
             write_histograms(&report, path)?;
         }
-        show(&report, &provenance, self.target.json.as_deref())
+        Ok(good)
     }
 
     fn plan(&self) -> Result<Plan, String> {
-        if self.senders > self.members {
-            return Err(format!("--senders {} is more than --members {}", self.senders, self.members));
+        if !(0.0..=1e6).contains(&self.churn) {
+            return Err(format!("--churn {} is not within 0 to 1,000,000", self.churn));
         }
         if self.seconds.is_zero() {
             return Err("--seconds must be more than 0".into());
@@ -219,7 +229,7 @@ impl LoadArgs {
             (_, Some(per_second)) => Pace::Open { per_second },
             _ => Pace::Steps { per_second: self.steps.clone() },
         };
-        Ok(Plan {
+        let plan = Plan {
             rooms: self.rooms as usize,
             members: self.members as usize,
             senders: self.senders as usize,
@@ -229,8 +239,13 @@ impl LoadArgs {
             ramp: self.ramp_seconds,
             warm_up: self.warm_up_seconds,
             measured: self.seconds,
+            churn_per_second: self.churn,
+            slow_readers: self.slow_readers as usize,
+            slow_bytes_per_second: self.slow_bytes_per_second as usize,
             quiet: self.quiet,
-        })
+        };
+        plan.check()?;
+        Ok(plan)
     }
 }
 
@@ -357,6 +372,10 @@ mod tests {
             "--closed-loop 1 --bytes 23",
             "--closed-loop 1 --bytes 4097",
             "--closed-loop 1 --bytes uniform:9..5",
+            "--closed-loop 1 --churn -1",
+            "--closed-loop 1 --churn 5 --senders 10",
+            "--closed-loop 1 --slow-readers 10",
+            "--closed-loop 1 --slow-bytes-per-second 10",
             "--closed-loop 1 --ramp-seconds 2",
             "--closed-loop 1 --seconds 0",
             "--closed-loop 1 --seconds -1",

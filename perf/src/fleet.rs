@@ -29,8 +29,15 @@ const CONNECTING_MAX: usize = 128;
 /// How long nothing at all may happen while connections are made.
 const CONNECT_STALL: Duration = Duration::from_secs(15);
 
+/// Bytes that the kernel may keep for a connection that reads slowly: less than it keeps for any other, or it would hide for
+/// minutes that nobody reads.
+const SLOW_BUFFER_BYTES: usize = 4 << 10;
+
 /// What is done with the messages: the one thing that differs between the kinds of run.
 pub(crate) trait Crowd {
+    /// `member` has been greeted; what [`Crowd::text`] gets from here on came after its greeting.
+    fn greeted(&mut self, _member: usize, _now_ns: u64) {}
+
     /// `member` received a text message. It is read from the socket at `now_ns`.
     fn text(&mut self, member: usize, payload: &[u8], now_ns: u64);
 
@@ -60,6 +67,8 @@ impl Clock {
 pub(crate) struct Ending {
     /// Whose it was.
     pub(crate) member: usize,
+    /// The code of the server's close frame, if there was one and it had one.
+    pub(crate) code: Option<u16>,
     /// How it ended, in words.
     pub(crate) why: String,
 }
@@ -70,12 +79,30 @@ enum State {
     /// Upgraded; `connection_established` has not come yet.
     Greeting,
     Open,
+    /// A close frame was sent on purpose; the server's has not come.
+    Leaving,
     Ended,
+}
+
+/// How a connection ended.
+struct End {
+    code: Option<u16>,
+    why: String,
+}
+
+impl From<String> for End {
+    fn from(why: String) -> Self {
+        Self { code: None, why }
+    }
 }
 
 struct Member {
     stream: TcpStream,
     state: State,
+    /// Connections before it with the same index, in which events may still be under way.
+    generation: u32,
+    /// Whether it is read by [`Fleet::sip`] alone.
+    slow: bool,
     /// The head of a frame (or of the upgrade's answer) whose rest has not arrived.
     tail: Vec<u8>,
     /// Frames that the socket has not taken.
@@ -91,6 +118,10 @@ pub(crate) struct Fleet {
     mask: [u8; 4],
     open: usize,
     endings: Vec<Ending>,
+    /// Members that were dismissed and have gone.
+    gone: Vec<usize>,
+    /// Members that read slowly.
+    slow: Vec<usize>,
     leaving: bool,
     clock: Clock,
 }
@@ -111,6 +142,8 @@ impl Fleet {
             mask: std::process::id().wrapping_mul(0x9e37_79b1).to_be_bytes(),
             open: 0,
             endings: Vec::new(),
+            gone: Vec::new(),
+            slow: Vec::new(),
             leaving: false,
             clock,
         })
@@ -147,7 +180,7 @@ impl Fleet {
             }
             for (member, seat) in waiting.by_ref().take(CONNECTING_MAX - (self.members.len() - settled)) {
                 let source = (sources > 1).then(|| source_address(member, sources));
-                self.begin(Upgrade::new(url, *seat), url.address, source)
+                self.join(member, Upgrade::new(url, *seat), url.address, source)
                     .map_err(|error| format!("connection {} to {url}: {error}", member + 1))?;
             }
             self.turn(Some(Duration::from_millis(100)), crowd)?;
@@ -164,11 +197,16 @@ impl Fleet {
         }
     }
 
-    fn begin(&mut self, upgrade: Upgrade, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<()> {
+    /// Connects `index`: the next index of all, or one whose connection has ended.
+    fn join(&mut self, index: usize, upgrade: Upgrade, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<()> {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        let slow = self.slow.contains(&index);
+        if slow {
+            sockopt::set_socket_recv_buffer_size(&socket, SLOW_BUFFER_BYTES)?;
+        }
         if let Some(from) = from {
             rustix::net::bind(&socket, &from)?;
         }
@@ -178,13 +216,21 @@ impl Fleet {
         }
         let interest =
             epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(self.members.len() as u64), interest)?;
-        self.members.push(Member {
+        let generation = self.members.get(index).map_or(0, |before| before.generation.wrapping_add(1));
+        let event = u64::from(generation) << 32 | index as u64;
+        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(event), interest)?;
+        let member = Member {
             stream: TcpStream::from(socket),
             state: State::Connecting(upgrade),
+            generation,
+            slow,
             tail: Vec::new(),
             out: Vec::new(),
-        });
+        };
+        match self.members.get_mut(index) {
+            Some(before) => *before = member,
+            None => self.members.push(member),
+        }
         Ok(())
     }
 
@@ -200,9 +246,13 @@ impl Fleet {
             Err(error) => return Err(format!("epoll_wait: {error}")),
         }
         for at in 0..self.events.len() {
-            let member = self.events[at].data.u64() as usize;
-            if let Err(why) = self.serve(member, crowd) {
-                self.end(member, why);
+            let event = self.events[at].data.u64();
+            let (generation, member) = ((event >> 32) as u32, event as u32 as usize);
+            // The connection may have been replaced since the event.
+            if self.members[member].generation == generation
+                && let Err(end) = self.serve(member, crowd)
+            {
+                self.end(member, end);
             }
         }
         Ok(())
@@ -212,23 +262,36 @@ impl Fleet {
     ///
     /// Readiness is edge-triggered: a read that fills less than it could has emptied the socket (epoll(7), question 9),
     /// so one read an event is enough.
-    fn serve(&mut self, index: usize, crowd: &mut impl Crowd) -> Result<(), String> {
+    fn serve(&mut self, index: usize, crowd: &mut impl Crowd) -> Result<(), End> {
         let member = &mut self.members[index];
         if matches!(member.state, State::Ended) {
             return Ok(());
         }
         member.finish_connecting()?;
-        loop {
-            let kept = member.tail.len();
-            if self.buf.len() < kept + READ_BYTES {
-                self.buf.resize(kept + READ_BYTES, 0);
+        if !(member.slow && matches!(member.state, State::Open)) {
+            self.read(index, usize::MAX, crowd)?;
+        }
+        let member = &mut self.members[index];
+        if matches!(member.state, State::Open) {
+            crowd.answer(index, &mut member.out);
+        }
+        Ok(member.flush()?)
+    }
+
+    /// Reads a socket empty, but not more than `bytes_max`.
+    fn read(&mut self, index: usize, mut bytes_max: usize, crowd: &mut impl Crowd) -> Result<(), End> {
+        let member = &mut self.members[index];
+        while bytes_max > 0 {
+            let (kept, wanted) = (member.tail.len(), bytes_max.min(READ_BYTES));
+            if self.buf.len() < kept + wanted {
+                self.buf.resize(kept + wanted, 0);
             }
-            let read = match member.stream.read(&mut self.buf[kept..kept + READ_BYTES]) {
-                Ok(0) => return Err("the connection ended without a close frame".into()),
+            let read = match member.stream.read(&mut self.buf[kept..kept + wanted]) {
+                Ok(0) => return Err("the connection ended without a close frame".to_owned().into()),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.to_string().into()),
             };
             self.buf[..kept].copy_from_slice(&member.tail);
             let arrived = &self.buf[..kept + read];
@@ -237,14 +300,12 @@ impl Fleet {
             self.open += usize::from(!greeted && matches!(member.state, State::Open));
             member.tail.clear();
             member.tail.extend_from_slice(&arrived[taken?..]);
-            if read < READ_BYTES {
+            if read < wanted {
                 break;
             }
+            bytes_max -= read;
         }
-        if matches!(member.state, State::Open) {
-            crowd.answer(index, &mut member.out);
-        }
-        member.flush()
+        Ok(())
     }
 
     /// Sends what `write` appends, to `index`, now.
@@ -253,20 +314,83 @@ impl Fleet {
         if matches!(member.state, State::Open) {
             write(&mut member.out);
             if let Err(why) = member.flush() {
-                self.end(index, why);
+                self.end(index, why.into());
             }
         }
     }
 
-    fn end(&mut self, index: usize, why: String) {
+    /// These members, not yet connected, read by [`Fleet::sip`] alone once they are greeted.
+    pub(crate) fn slow_down(&mut self, members: &[usize]) {
+        self.slow = members.to_vec();
+    }
+
+    /// `index`, which reads slowly, reads `bytes_max`, but not more than has arrived.
+    pub(crate) fn sip(&mut self, index: usize, bytes_max: usize, crowd: &mut impl Crowd) {
+        if matches!(self.members[index].state, State::Open) {
+            let sipped = self.read(index, bytes_max, crowd);
+            if let Err(end) = sipped.and_then(|()| Ok(self.members[index].flush()?)) {
+                self.end(index, end);
+            }
+        }
+    }
+
+    /// `index`, which read slowly, reads as the others do from here on.
+    pub(crate) fn speed_up(&mut self, index: usize, crowd: &mut impl Crowd) {
+        let member = &mut self.members[index];
+        member.slow = false;
+        // A larger buffer only saves system calls.
+        let _refused = sockopt::set_socket_recv_buffer_size(&member.stream, READ_BYTES);
+        // What has arrived makes no event any more.
+        self.sip(index, usize::MAX, crowd);
+    }
+
+    /// Whether the connection of `index` is over, and nobody is to come in its place.
+    pub(crate) fn is_ended(&self, index: usize) -> bool {
+        matches!(self.members[index].state, State::Ended) && !self.gone.contains(&index)
+    }
+
+    /// Whether `index` is connected and greeted, and neither leaving nor gone.
+    pub(crate) fn is_open(&self, index: usize) -> bool {
+        matches!(self.members[index].state, State::Open)
+    }
+
+    /// Ends the connection of `index` with close code 1000. Once the server has answered it is among
+    /// [`Fleet::take_gone`], and until then it receives messages as before.
+    pub(crate) fn dismiss(&mut self, index: usize) {
+        let mask = self.mask;
+        self.send(index, |out| frame::write_masked(frame::CLOSE, &1000u16.to_be_bytes(), mask, out));
+        if self.is_open(index) {
+            self.members[index].state = State::Leaving;
+            self.open -= 1;
+        }
+    }
+
+    /// The members that were dismissed and have gone since the last call.
+    pub(crate) fn take_gone(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Connects `seat` in place of `index`, which has gone.
+    ///
+    /// # Errors
+    /// No socket can be had.
+    pub(crate) fn replace(&mut self, index: usize, url: &Url, seat: Seat<'_>) -> io::Result<()> {
+        self.join(index, Upgrade::new(url, seat), url.address, None)
+    }
+
+    fn end(&mut self, index: usize, end: End) {
         let member = &mut self.members[index];
         self.open -= usize::from(matches!(member.state, State::Open));
+        let dismissed = matches!(member.state, State::Leaving);
         member.state = State::Ended;
         // Its own last words are sent if the socket takes them at once; the peer has gone or is going.
         let _gone =
             member.flush().and_then(|()| member.stream.shutdown(std::net::Shutdown::Both).map_err(|e| e.to_string()));
-        if !self.leaving {
-            self.endings.push(Ending { member: index, why });
+        if dismissed && end.code == Some(1000) {
+            self.gone.push(index);
+        } else if !self.leaving {
+            let why = if dismissed { format!("it was to end with 1000, but {}", end.why) } else { end.why };
+            self.endings.push(Ending { member: index, code: end.code, why });
         }
     }
 
@@ -317,7 +441,7 @@ impl Member {
         mask: [u8; 4],
         now_ns: u64,
         crowd: &mut impl Crowd,
-    ) -> Result<usize, String> {
+    ) -> Result<usize, End> {
         let mut at = 0;
         if let State::Upgrading(upgrade) = &self.state {
             let Some(head) = upgrade.check(bytes)? else { return Ok(0) };
@@ -332,18 +456,21 @@ impl Member {
                     (opcode, payload)
                 }
                 Scan::Partial => return Ok(at),
-                Scan::Broken(what) => return Err(format!("the server sent {what}")),
+                Scan::Broken(what) => return Err(format!("the server sent {what}").into()),
             };
             match (opcode, &self.state) {
-                (frame::TEXT, State::Open) => crowd.text(index, payload, now_ns),
-                (frame::TEXT, _) => self.greet(payload)?,
+                (frame::TEXT, State::Open | State::Leaving) => crowd.text(index, payload, now_ns),
+                (frame::TEXT, _) => {
+                    self.greet(payload)?;
+                    crowd.greeted(index, now_ns);
+                }
                 (frame::PING, _) => frame::write_masked(frame::PONG, payload, mask, &mut self.out),
                 (frame::PONG, _) => {}
                 (frame::CLOSE, _) => {
                     frame::write_masked(frame::CLOSE, &payload[..payload.len().min(2)], mask, &mut self.out);
                     return Err(closed(payload));
                 }
-                _ => return Err(format!("the server sent a frame of opcode {opcode}")),
+                _ => return Err(format!("the server sent a frame of opcode {opcode}").into()),
             }
         }
     }
@@ -371,13 +498,14 @@ impl Member {
     }
 }
 
-fn closed(payload: &[u8]) -> String {
+fn closed(payload: &[u8]) -> End {
     match payload {
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
-            format!("the server closed with {code}: {}", String::from_utf8_lossy(reason))
+            let why = format!("the server closed with {code}: {}", String::from_utf8_lossy(reason));
+            End { code: Some(code), why }
         }
-        _ => "the server closed without a code".into(),
+        _ => "the server closed without a code".to_owned().into(),
     }
 }
 
@@ -416,8 +544,8 @@ mod tests {
 
     #[test]
     fn a_close_is_told_with_its_code() {
-        assert_eq!(closed(b"\x0f\xa1Unauthorized"), "the server closed with 4001: Unauthorized");
-        assert_eq!(closed(b""), "the server closed without a code");
+        assert_eq!(closed(b"\x0f\xa1Unauthorized").why, "the server closed with 4001: Unauthorized");
+        assert_eq!(closed(b"").why, "the server closed without a code");
     }
 
     #[test]

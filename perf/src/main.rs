@@ -9,8 +9,9 @@
 //! load/        who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
 //! idle.rs      or nobody sends: what a connection costs
 //!      |
-//! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter; process.rs reads the server's CPU and memory from /proc,
-//!              provenance.rs what a reader must know of command, program and machine
+//! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter
+//! process.rs   the server's CPU and memory, from /proc
+//! provenance.rs what a reader must know of command, program and machine
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
 //! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code

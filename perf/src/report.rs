@@ -42,6 +42,10 @@ pub(crate) struct LoadReport {
     /// Over the whole run, warm-up and end included.
     pub(crate) messages_verified: u64,
     pub(crate) deliveries_verified: u64,
+    /// Connections that came late, left early or read slowly, and that received a whole stretch of their room's messages.
+    pub(crate) stretches_verified: u64,
+    pub(crate) churn: Option<ChurnReport>,
+    pub(crate) slow_readers: Option<SlowReport>,
     /// Each rate of a sweep by itself, in the order asked; what stands above is over all of them. Empty without a sweep.
     pub(crate) steps: Vec<Step>,
     /// The whole run over time, warm-up included.
@@ -58,7 +62,11 @@ impl LoadReport {
     /// What was looked at and, without faults, found whole.
     pub(crate) fn verified(&self) -> String {
         let (messages, deliveries) = (self.messages_verified, self.deliveries_verified);
-        format!("{messages} messages, {deliveries} deliveries: each once, in order")
+        let whole = format!("{messages} messages, {deliveries} deliveries: each once, in order");
+        if self.churn.is_none() && self.slow_readers.is_none() {
+            return whole;
+        }
+        format!("{whole}; {} stretches of them", self.stretches_verified)
     }
 
     /// When messages left.
@@ -69,6 +77,32 @@ impl LoadReport {
             _ => format!("open loop, {} rates", self.steps.len()),
         }
     }
+}
+
+/// What became of the connections that came and went.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChurnReport {
+    pub(crate) connections_per_second_asked: f64,
+    /// Over the whole run, as all that follows.
+    pub(crate) left: u64,
+    pub(crate) came: u64,
+    /// Turns passed over, for nobody sat in the seat: the server lets people go or come more slowly than was asked.
+    pub(crate) vacant: u64,
+    /// From the connect to `connection_established`.
+    pub(crate) greeting: Latency,
+}
+
+/// What became of the members that read slowly.
+#[derive(Debug, Serialize)]
+pub(crate) struct SlowReport {
+    pub(crate) members: u64,
+    pub(crate) bytes_per_second_each: usize,
+    /// Those that stayed, and had every message in the end.
+    pub(crate) kept: u64,
+    /// Those that the server closed, by close code.
+    pub(crate) closed_by_code: BTreeMap<u16, u64>,
+    /// Those whose connection ended before a close frame came.
+    pub(crate) cut: u64,
 }
 
 /// One rate of a sweep: all that was sent in its measured time has come back, or was waited for, before the next began.
@@ -253,6 +287,15 @@ impl Display for LoadReport {
         writeln!(f, "deliveries  {}/s", grouped(self.deliveries_per_second))?;
         writeln!(f, "latency     {}", self.latency)?;
         writeln!(f, "            {} at all members", self.delivery_latency)?;
+        if let Some(ChurnReport { left, came, greeting, vacant, .. }) = &self.churn {
+            writeln!(f, "churn       {left} left, {came} came, {vacant} turns passed over")?;
+            writeln!(f, "            greeting {greeting}")?;
+        }
+        if let Some(SlowReport { members, bytes_per_second_each, kept, closed_by_code, cut }) = &self.slow_readers {
+            write!(f, "slow        {members} at {bytes_per_second_each} bytes/s: {kept} kept")?;
+            closed_by_code.iter().try_for_each(|(code, count)| write!(f, ", {count} closed with {code}"))?;
+            writeln!(f, ", {cut} cut")?;
+        }
         self.steps.iter().try_for_each(|step| writeln!(f, "step        {step}"))?;
         if let Some(cpu) = &self.server_cpu {
             write_cpu(f, "server cpu ", cpu, "delivery")?;

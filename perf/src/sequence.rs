@@ -4,6 +4,37 @@
 /// A message id as text.
 pub(crate) type MessageId = [u8; 36];
 
+/// What the hash of a sequence is a polynomial in: odd, and one more than twice an odd number, so that exchanged messages
+/// change it.
+const BASE: u64 = 0x9e37_79b9_7f4a_7c17;
+
+/// The hash of one message by itself.
+#[inline]
+pub(crate) fn fingerprint(id: &MessageId) -> u64 {
+    let mut hash = 0u64;
+    for word in [0, 8, 16, 24, 28] {
+        // Five overlapping words cover 36 bytes. The slice is 8 long by construction.
+        let word = id[word..word + 8].try_into().map_or(0, u64::from_le_bytes);
+        hash = (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    hash ^ hash >> 32
+}
+
+/// The hash of a sequence of which `prefix` is the hash of what comes before its last `count` messages, and `hash` that of
+/// those messages by themselves.
+#[inline]
+pub(crate) fn after(prefix: u64, count: u64, hash: u64) -> u64 {
+    let (mut power, mut square, mut left) = (1u64, BASE, count);
+    while left > 0 {
+        if left & 1 == 1 {
+            power = power.wrapping_mul(square);
+        }
+        square = square.wrapping_mul(square);
+        left >>= 1;
+    }
+    prefix.wrapping_mul(power).wrapping_add(hash)
+}
+
 /// The running digest of a member's deliveries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sequence {
@@ -26,11 +57,7 @@ impl Sequence {
     #[inline]
     pub(crate) fn push(&mut self, id: &MessageId) {
         const VERSION_AT: usize = 14;
-        for word in [0, 8, 16, 24, 28] {
-            // Five overlapping words cover 36 bytes. The slice is 8 long by construction.
-            let word = id[word..word + 8].try_into().map_or(0, u64::from_le_bytes);
-            self.hash = (self.hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
+        self.hash = self.hash.wrapping_mul(BASE).wrapping_add(fingerprint(id));
         self.count += 1;
         self.falls += u32::from(id[VERSION_AT] == b'7' && *id <= self.last);
         self.last = *id;
@@ -39,6 +66,16 @@ impl Sequence {
     /// Deliveries taken in.
     pub(crate) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// The hash of them, in their order.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Deliveries whose id did not rise above the one before.
+    pub(crate) fn falls(&self) -> u32 {
+        self.falls
     }
 
     /// What is wrong with this member's deliveries, beside those of its room's first member and the number of messages
@@ -85,6 +122,21 @@ mod tests {
             let fault = sequence(version, numbers).fault(&first, 4);
             assert_eq!(fault.is_some(), word.is_some(), "{numbers:?}: {fault:?}");
             assert!(fault.unwrap_or_default().contains(word.unwrap_or_default()), "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_in_two_parts_has_the_hash_of_the_whole() {
+        let numbers: Vec<u64> = (1..=40).collect();
+        let whole = sequence('4', &numbers).hash();
+        for cut in 0..=numbers.len() {
+            let (head, rest) = (sequence('4', &numbers[..cut]), sequence('4', &numbers[cut..]));
+            assert_eq!(after(head.hash(), rest.count(), rest.hash()), whole, "cut at {cut}");
+        }
+        for (one, other) in (0..numbers.len()).flat_map(|one| (0..one).map(move |other| (one, other))) {
+            let mut exchanged = numbers.clone();
+            exchanged.swap(one, other);
+            assert_ne!(sequence('4', &exchanged).hash(), whole, "{one} and {other} exchanged");
         }
     }
 

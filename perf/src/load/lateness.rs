@@ -11,6 +11,14 @@ const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// Deliveries a second that are looked at: a few thousandths of a core.
 const SAMPLES_PER_SECOND: f64 = 50_000.0;
 
+/// An empty histogram of nanoseconds, exact to so many digits.
+///
+/// # Errors
+/// Never: the bounds are sound.
+pub(super) fn histogram(digits: u8) -> Result<Histogram<u64>, String> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, digits).map_err(|error| error.to_string())
+}
+
 /// How late the messages of one measured time are.
 pub(super) struct Lateness {
     /// Messages sent or due at or after this count, and before `until_ns`.
@@ -30,8 +38,6 @@ pub(super) struct Lateness {
 impl Lateness {
     /// Nothing counts before [`Lateness::measure`].
     pub(super) fn new() -> Result<Self, String> {
-        let histogram =
-            |digits| Histogram::new_with_bounds(1, LATENCY_NS_MAX, digits).map_err(|error| error.to_string());
         Ok(Self {
             from_ns: u64::MAX,
             until_ns: u64::MAX,

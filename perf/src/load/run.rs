@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use super::churn::Churn;
 use super::measured::{Mark, Measured};
 use super::plan::{Pace, Plan};
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::series::Series;
+use super::slow::SlowReaders;
 use super::traffic::Traffic;
 use crate::fixtures::Seat;
-use crate::fleet::{Clock, Fleet};
+use crate::fleet::{Clock, Ending, Fleet};
 use crate::process::Memory;
 use crate::report::{Latency, LoadReport, Step};
 use crate::url::Url;
@@ -21,9 +23,10 @@ const STALL: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// Runs the load. `seats` are `plan.members` a room, room after room.
 ///
 /// # Errors
-/// The server cannot be reached, refuses a member, or the process `pids` cannot be read. What goes wrong once the load
-/// runs is in the report.
+/// The plan cannot be, or the server cannot be reached or refuses a member. What goes wrong once the load runs is in the
+/// report.
 pub(crate) fn run(url: &Url, plan: &Plan, seats: &[Seat<'_>], pids: &[u32]) -> Result<LoadReport, String> {
+    plan.check()?;
     let mut run = Run::seat(url, plan, seats, pids)?;
     let mut whole: Option<Measured> = None;
     let mut steps = Vec::new();
@@ -41,15 +44,17 @@ pub(crate) fn run(url: &Url, plan: &Plan, seats: &[Seat<'_>], pids: &[u32]) -> R
             break;
         }
     }
+    run.finish()?;
     run.progress.end();
     let whole = whole.ok_or("a load needs a rate")?;
-    let faults = run.faults();
+    let (faults, stretches) = run.faults();
     run.fleet.leave(Duration::from_secs(2))?;
-    Ok(run.report(whole, steps, faults))
+    Ok(run.report(whole, steps, stretches, faults))
 }
 
 /// One load, under way.
 struct Run<'a> {
+    url: &'a Url,
     plan: &'a Plan,
     seats: &'a [Seat<'a>],
     pids: &'a [u32],
@@ -58,6 +63,10 @@ struct Run<'a> {
     schedule: Option<Schedule>,
     series: Series<'a>,
     progress: Progress,
+    churn: Option<Churn>,
+    slow: Option<SlowReaders>,
+    /// Endings of connections that have been looked at.
+    endings: usize,
     /// Whether a measured time is under way.
     measuring: bool,
     /// Whether the server has fallen silent while it owed deliveries.
@@ -72,19 +81,38 @@ fn run_tag() -> u32 {
 
 impl<'a> Run<'a> {
     /// Seats everyone.
-    fn seat(url: &Url, plan: &'a Plan, seats: &'a [Seat<'a>], pids: &'a [u32]) -> Result<Self, String> {
+    fn seat(url: &'a Url, plan: &'a Plan, seats: &'a [Seat<'a>], pids: &'a [u32]) -> Result<Self, String> {
         let clock = Clock::start();
         let mut fleet = Fleet::new(seats.len(), clock)?;
         let mut traffic = Traffic::new(plan, clock, run_tag())?;
+        let slow = SlowReaders::new(plan);
+        fleet.slow_down(slow.as_ref().map_or(&[], |slow| &slow.members));
         fleet.connect(url, seats, 1, &mut traffic)?;
         if let Some(ending) = fleet.endings().first() {
             let seat = seats[ending.member];
             return Err(format!("{} was not let into room {}: {}", seat.username, seat.room, ending.why));
         }
+        // Nobody has come in another's seat yet.
+        traffic.take_came();
+        let churn = Churn::new(plan, clock.now_ns())?;
         let series = Series::start(&traffic, pids, plan.length());
         let progress = Progress::start(plan.length(), plan.quiet);
-        let (schedule, measuring, stalled) = (None, false, false);
-        Ok(Self { plan, seats, pids, fleet, traffic, schedule, series, progress, measuring, stalled })
+        Ok(Self {
+            url,
+            plan,
+            seats,
+            pids,
+            fleet,
+            traffic,
+            schedule: None,
+            series,
+            progress,
+            churn,
+            slow,
+            endings: 0,
+            measuring: false,
+            stalled: false,
+        })
     }
 
     /// Sends at one rate, or by the echoes, through warm-up and measured time, and waits for what is under way.
@@ -94,21 +122,33 @@ impl<'a> Run<'a> {
         let until_ns = from_ns + self.plan.measured.as_nanos() as u64;
         self.schedule = per_second.map(|per_second| Schedule::new(self.plan, per_second, begin_ns));
         self.traffic.lateness.measure(from_ns, until_ns);
+        if let Some(churn) = &mut self.churn {
+            churn.resume(begin_ns);
+        }
         self.kick_off();
         self.until(from_ns)?;
         // No sample lies across the begin or the end of a measured time.
-        self.sample();
-        let from = Mark::now(&self.traffic, self.pids)?;
+        if !self.series.is_fresh(self.traffic.clock.now_ns()) {
+            self.sample();
+        }
+        let from = self.mark()?;
         self.measuring = true;
         if !self.stalled {
             self.until(until_ns)?;
         }
-        let to = Mark::now(&self.traffic, self.pids)?;
-        self.sample();
+        let to = self.mark()?;
+        if !self.series.is_fresh(self.traffic.clock.now_ns()) {
+            self.sample();
+        }
         self.measuring = false;
-        let memory = if self.pids.is_empty() { None } else { Some(Memory::read(self.pids)?) };
+        let memory = if self.pids.is_empty() { None } else { Memory::read(self.pids).ok() };
         self.drain()?;
         Ok(Measured::between(&from, &to, memory, &self.traffic))
+    }
+
+    /// This moment's counts. A server that has ended has ended its connections: that is told, and its CPU is not.
+    fn mark(&self) -> Result<Mark, String> {
+        Mark::now(&self.traffic, self.pids).or_else(|_| Mark::now(&self.traffic, &[]))
     }
 
     fn kick_off(&mut self) {
@@ -127,14 +167,16 @@ impl<'a> Run<'a> {
             if now_ns >= self.series.due_ns() {
                 self.sample();
             }
+            self.tend(now_ns)?;
             // What was due before the end is sent, however late this thread is.
             let due_ns = self.send_due(now_ns.min(end_ns)).unwrap_or(end_ns);
             if now_ns >= end_ns {
                 return Ok(());
             }
-            let wait_ns = due_ns.min(end_ns).min(self.series.due_ns()).saturating_sub(now_ns).min(100_000_000);
+            let next_ns = due_ns.min(end_ns).min(self.series.due_ns()).min(self.tend_due_ns());
+            let wait_ns = next_ns.saturating_sub(now_ns).min(100_000_000);
             self.fleet.turn(Some(Duration::from_nanos(wait_ns)), &mut self.traffic)?;
-            if self.traffic.deliveries > progress.0 || !self.traffic.owes(self.plan) {
+            if self.traffic.deliveries > progress.0 || !self.traffic.owes() {
                 progress = (self.traffic.deliveries, now_ns);
             } else if now_ns - progress.1 > STALL.as_nanos() as u64 {
                 self.stalled = true;
@@ -159,12 +201,91 @@ impl<'a> Run<'a> {
         Some(schedule.due_ns())
     }
 
-    /// Stops sending and waits for what is still under way, or until the server has stalled.
+    /// Exchanges whose turn has come, lets slow readers read, and looks at connections that have ended.
+    fn tend(&mut self, now_ns: u64) -> Result<(), String> {
+        self.exchange(now_ns)?;
+        if let Some(bytes) = self.slow.as_mut().and_then(|slow| slow.sip(now_ns)) {
+            for member in self.plan.slow_members() {
+                self.fleet.sip(member, bytes, &mut self.traffic);
+            }
+        }
+        while let Some(ending) = self.fleet.endings().get(self.endings).cloned() {
+            self.endings += 1;
+            self.traffic.ended(ending.member);
+            if let Some(slow) = self.slow.as_mut().filter(|slow| slow.members.contains(&ending.member)) {
+                slow.ended(&ending);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the next ones leave while the load runs, and others take the seats of those who have gone.
+    fn exchange(&mut self, now_ns: u64) -> Result<(), String> {
+        let Some(churn) = &mut self.churn else { return Ok(()) };
+        for (seat, greeted_ns) in self.traffic.take_came() {
+            churn.came(seat, greeted_ns);
+        }
+        for seat in self.fleet.take_gone() {
+            self.traffic.ended(seat);
+            churn.exchanged(seat, self.traffic.clock.now_ns());
+            let replaced = self.fleet.replace(seat, self.url, self.seats[seat]);
+            replaced.map_err(|error| format!("a connection to {} in another's seat: {error}", self.url))?;
+        }
+        while self.traffic.running && churn.due_ns() <= now_ns {
+            let seat = churn.take();
+            if self.fleet.is_open(seat) {
+                self.fleet.dismiss(seat);
+            } else {
+                churn.vacant();
+            }
+        }
+        Ok(())
+    }
+
+    /// When [`Run::tend`] has something to do by the clock.
+    fn tend_due_ns(&self) -> u64 {
+        let churn = self.churn.as_ref().map_or(u64::MAX, Churn::due_ns);
+        churn.min(self.slow.as_ref().map_or(u64::MAX, SlowReaders::due_ns))
+    }
+
+    /// Stops sending and waits for what is still under way to those who are there from the first message to the last.
     fn drain(&mut self) -> Result<(), String> {
         self.traffic.running = false;
         self.schedule = None;
+        self.wait_while(|run| run.traffic.owes())
+    }
+
+    /// Waits until those who came, and those who read slowly and now read fast, have all that was sent since they came.
+    fn finish(&mut self) -> Result<(), String> {
+        for member in self.plan.slow_members() {
+            if self.fleet.is_open(member) {
+                self.fleet.speed_up(member, &mut self.traffic);
+            }
+        }
+        let mut loose = self.plan.passing_members();
+        loose.extend(self.slow.iter().flat_map(|slow| slow.members.iter().copied()));
+        if !self.stalled {
+            self.wait_while(|run| {
+                let whole = |member: &usize| run.fleet.is_open(*member) && run.traffic.has_all(*member);
+                !loose.iter().all(|member| run.fleet.is_ended(*member) || whole(member))
+            })?;
+        }
+        // What arrives beyond what was sent (a duplicate) arrives now.
+        self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)?;
+        self.tend(self.traffic.clock.now_ns())?;
+        for member in loose {
+            if self.fleet.is_open(member) {
+                self.traffic.stayed(member);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits while something is so, or until the server has stalled.
+    fn wait_while(&mut self, so: impl Fn(&Self) -> bool) -> Result<(), String> {
         let mut progress = (self.traffic.deliveries, self.traffic.clock.now_ns());
-        while self.traffic.owes(self.plan) && self.fleet.open() > 0 {
+        while so(self) && self.fleet.open() > 0 {
+            self.tend(self.traffic.clock.now_ns())?;
             self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)?;
             let now_ns = self.traffic.clock.now_ns();
             if now_ns >= self.series.due_ns() {
@@ -177,24 +298,30 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         }
-        // What arrives beyond what was sent (a duplicate) arrives now.
-        self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)
+        Ok(())
     }
 
-    /// All that went wrong, in words.
-    fn faults(&self) -> Vec<String> {
-        let place = |member: usize| (self.seats[member].username, self.seats[member].room);
-        let endings = self.fleet.endings().iter().take(10).map(|ending| {
-            let (username, room) = place(ending.member);
-            format!("{username} (room {room}): {}", ending.why)
+    /// All that went wrong, in words, and how many stretches are whole.
+    fn faults(&mut self) -> (Vec<String>, u64) {
+        let slow = |member: usize| self.slow.as_ref().is_some_and(|slow| slow.members.contains(&member));
+        let wrong = |ending: &&Ending| !(slow(ending.member) && SlowReaders::excuses(ending));
+        let endings = self.fleet.endings().iter().filter(wrong).take(10).map(|ending| {
+            let seat = self.seats[ending.member];
+            format!("{} (room {}): {}", seat.username, seat.room, ending.why)
         });
         let silence = || format!("the server fell silent for {} s with deliveries missing", STALL.as_secs());
         let mut faults: Vec<String> = endings.chain(self.stalled.then(silence)).collect();
-        faults.extend(self.traffic.faults(self.plan, self.seats));
-        faults
+        let passing = self.plan.passing_members();
+        let under_way =
+            passing.iter().filter(|seat| !self.fleet.is_open(**seat) && !self.fleet.is_ended(**seat)).count();
+        let unanswered = || format!("{under_way} connections were not let go, or not let in, in time");
+        faults.extend((under_way > 0).then(unanswered));
+        let (deliveries, stretches) = self.traffic.faults(self.seats);
+        faults.extend(deliveries);
+        (faults, stretches)
     }
 
-    fn report(self, whole: Measured, steps: Vec<Step>, faults: Vec<String>) -> LoadReport {
+    fn report(self, whole: Measured, steps: Vec<Step>, stretches: u64, faults: Vec<String>) -> LoadReport {
         let plan = self.plan;
         LoadReport {
             rooms: plan.rooms,
@@ -225,6 +352,9 @@ impl<'a> Run<'a> {
             client_ns_per_delivery: whole.own_cpu_ns as f64 / whole.deliveries.max(1) as f64,
             messages_verified: self.traffic.members.iter().step_by(plan.members).map(|m| m.sequence.count()).sum(),
             deliveries_verified: self.traffic.deliveries,
+            stretches_verified: stretches,
+            churn: self.churn.as_ref().map(Churn::report),
+            slow_readers: self.slow.as_ref().map(SlowReaders::report),
             steps,
             series: self.series.into_samples(),
             faults,

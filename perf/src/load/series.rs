@@ -58,6 +58,11 @@ impl<'a> Series<'a> {
         self.next_ns
     }
 
+    /// Whether too little time has passed since the last sample for another one to tell anything.
+    pub(super) fn is_fresh(&self, now_ns: u64) -> bool {
+        now_ns - self.last.at_ns < self.interval_ns / 10
+    }
+
     /// Seconds since the series began.
     pub(super) fn seconds(&self, at_ns: u64) -> f64 {
         (at_ns - self.begin_ns) as f64 / 1e9

@@ -1,6 +1,7 @@
 //! The messages of a load: what each sender has under way, what each member received, and how late. Text frames flow in
 //! from the [`Fleet`](crate::fleet::Fleet), the messages that an echo lets go flow out. It knows no socket.
 
+use super::audit::Audit;
 use super::lateness::Lateness;
 use super::plan::{Pace, Plan};
 use super::sizes::{Sizes, TextBytes};
@@ -8,17 +9,41 @@ use crate::field::{Anchor, Field};
 use crate::fixtures::Seat;
 use crate::fleet::{Clock, Crowd};
 use crate::message::{self, Author, Template};
-use crate::sequence::{MessageId, Sequence};
+use crate::sequence::{self, MessageId, Sequence};
 
 /// One member, as the load sees it.
 pub(super) struct Member {
     pub(super) sequence: Sequence,
     /// Its place among the senders, if it sends.
     sender: Option<u32>,
+    part: Part,
+}
+
+/// What a member is to the [`Audit`].
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// There from the first message to the last.
+    Plain,
+    /// So, and what others of its room are held against.
+    Witness,
+    /// Others come in its seat.
+    Passing,
+    /// It reads slowly.
+    Slow,
+}
+
+/// What was sent to a room.
+#[derive(Clone, Copy)]
+struct Room {
+    sent: u64,
+    refused: u64,
+    /// Its members that are there from the first message to the last.
+    steady: u64,
 }
 
 pub(super) struct Sender {
     pub(super) member: usize,
+    room: usize,
     author: Author,
     sizes: Sizes,
     /// The number of its next message.
@@ -27,10 +52,9 @@ pub(super) struct Sender {
     awaited: u32,
     /// Messages that may leave at the next answer.
     pub(super) credit: u32,
-    pub(super) sent: u64,
-    /// Bytes of the texts sent.
-    pub(super) sent_bytes: u64,
-    refused: u64,
+    /// Messages and bytes of text sent.
+    sent: u64,
+    sent_bytes: u64,
 }
 
 /// The messages of a run: what was sent, and what came of it.
@@ -38,6 +62,8 @@ pub(super) struct Traffic {
     pub(super) clock: Clock,
     pub(super) members: Vec<Member>,
     pub(super) senders: Vec<Sender>,
+    members_per_room: usize,
+    rooms: Vec<Room>,
     id: Field,
     mark: Field,
     template: Template,
@@ -46,6 +72,13 @@ pub(super) struct Traffic {
     /// Whether senders send: not before everyone sits, not after the measured time.
     pub(super) running: bool,
     pub(super) deliveries: u64,
+    /// Deliveries to members that come, go or read slowly, and those that are due to all others.
+    loose_deliveries: u64,
+    steady_due: u64,
+    /// Present when there are such members.
+    audit: Option<Audit>,
+    /// Members greeted, and when, that come in another's seat.
+    came: Vec<(usize, u64)>,
     pub(super) echoes: u64,
     /// Messages passed over when a later one of the same sender came back.
     skipped: u64,
@@ -56,19 +89,32 @@ pub(super) struct Traffic {
 }
 
 impl Crowd for Traffic {
+    fn greeted(&mut self, member: usize, now_ns: u64) {
+        let Member { sequence, part, .. } = &mut self.members[member];
+        if let (Part::Passing | Part::Slow, Some(audit)) = (*part, &mut self.audit) {
+            *sequence = Sequence::new();
+            audit.greeted(member, self.rooms[member / self.members_per_room].sent);
+            self.came.extend((*part == Part::Passing).then_some((member, now_ns)));
+        }
+    }
+
     #[inline]
     fn text(&mut self, member: usize, payload: &[u8], now_ns: u64) {
         let Some(id) = self.id.value::<{ size_of::<MessageId>() }>(payload) else {
             return self.refused(member, payload);
         };
-        let member = &mut self.members[member];
-        member.sequence.push(id);
+        let Member { sequence, sender, part } = &mut self.members[member];
+        sequence.push(id);
         self.deliveries += 1;
-        if let Some(sender) = member.sender {
+        let (sender, part) = (*sender, *part);
+        if part != Part::Plain {
+            self.audit(member, part, id);
+        }
+        if let Some(sender) = sender {
             self.echo(sender, payload, now_ns);
         }
         if self.lateness.samples() {
-            self.sample(payload, now_ns);
+            self.sample(part, payload, now_ns);
         }
     }
 
@@ -80,6 +126,9 @@ impl Crowd for Traffic {
             let now_ns = self.clock.now_ns();
             while sender.credit > 0 {
                 sender.credit -= 1;
+                let room = &mut self.rooms[sender.room];
+                room.sent += 1;
+                self.steady_due += room.steady;
                 sender.write(&self.template, &self.text_bytes, now_ns, out);
             }
         }
@@ -106,13 +155,28 @@ impl Traffic {
                 let sends = index % plan.members < plan.senders;
                 let sender = sends.then_some(senders.len() as u32);
                 senders.extend(sender.map(|number| Sender::new(index, template.author(number), number, plan)));
-                Member { sequence: Sequence::new(), sender }
+                Member { sequence: Sequence::new(), sender, part: Part::Plain }
             })
             .collect();
+        let (passing, slow) = (plan.passing_members(), plan.slow_members());
+        let audited = !passing.is_empty() || !slow.is_empty();
+        let mut rooms = vec![Room { sent: 0, refused: 0, steady: plan.members as u64 }; plan.rooms];
+        let mut members: Vec<Member> = members;
+        for (index, part) in
+            passing.into_iter().map(|member| (member, Part::Passing)).chain(slow.into_iter().map(|m| (m, Part::Slow)))
+        {
+            members[index].part = part;
+            rooms[index / plan.members].steady -= 1;
+        }
+        if audited {
+            members.iter_mut().step_by(plan.members).for_each(|first| first.part = Part::Witness);
+        }
         Ok(Self {
             clock,
             members,
             senders,
+            members_per_room: plan.members,
+            rooms,
             id: Field::new("\"message_id\"", Anchor::End),
             mark: Field::new("\"message\"", Anchor::Start),
             template,
@@ -120,6 +184,10 @@ impl Traffic {
             closed_loop: matches!(plan.pace, Pace::Closed { .. }),
             running: false,
             deliveries: 0,
+            loose_deliveries: 0,
+            steady_due: 0,
+            audit: audited.then(|| Audit::new(plan.rooms, plan.members)),
+            came: Vec::new(),
             echoes: 0,
             skipped: 0,
             refusals: 0,
@@ -130,7 +198,23 @@ impl Traffic {
 
     /// Writes the next message of `sender`, which was due at `due_ns`.
     pub(super) fn write(&mut self, sender: usize, due_ns: u64, out: &mut Vec<u8>) {
-        self.senders[sender].write(&self.template, &self.text_bytes, due_ns, out);
+        let sender = &mut self.senders[sender];
+        let room = &mut self.rooms[sender.room];
+        room.sent += 1;
+        self.steady_due += room.steady;
+        sender.write(&self.template, &self.text_bytes, due_ns, out);
+    }
+
+    /// A member that is not plain received a message, which its sequence has taken in.
+    fn audit(&mut self, member: usize, part: Part, id: &MessageId) {
+        let (Some(audit), sequence) = (&mut self.audit, &self.members[member].sequence) else { return };
+        if part == Part::Witness {
+            return audit.witnessed(member / self.members_per_room, sequence.hash());
+        }
+        self.loose_deliveries += 1;
+        if sequence.count() == 1 {
+            audit.first(member, sequence::fingerprint(id));
+        }
     }
 
     /// Writes all that `sender` may send at once, as sent now.
@@ -160,16 +244,20 @@ impl Traffic {
 
     /// Looks when a delivery was due.
     #[cold]
-    fn sample(&mut self, payload: &[u8], now_ns: u64) {
-        let ours = self.mark.value(payload).filter(|mark| self.template.sender(mark).is_some());
+    fn sample(&mut self, part: Part, payload: &[u8], now_ns: u64) {
+        // How late a slow reader has its messages says nothing of the server.
+        let mark = if part == Part::Slow { None } else { self.mark.value(payload) };
+        let ours = mark.filter(|mark| self.template.sender(mark).is_some());
         self.lateness.delivered(ours.map(message::due_ns), now_ns);
     }
 
     #[cold]
     fn refused(&mut self, member: usize, payload: &[u8]) {
         self.refusals += 1;
-        if let Some(sender) = self.members[member].sender {
-            self.senders[sender as usize].refused += 1;
+        if self.members[member].sender.is_some() {
+            let room = &mut self.rooms[member / self.members_per_room];
+            room.refused += 1;
+            self.steady_due = self.steady_due.saturating_sub(room.steady);
         }
         if self.refusal.is_empty() {
             self.refusal = String::from_utf8_lossy(&payload[..payload.len().min(200)]).into_owned();
@@ -182,13 +270,40 @@ impl Traffic {
         bytes as f64 / sent.max(1) as f64
     }
 
-    /// Whether anything that was sent has not reached everyone.
-    pub(super) fn owes(&self, plan: &Plan) -> bool {
-        self.deliveries < taken(&self.senders) * plan.members as u64
+    /// Whether anything that was sent has not reached everyone who is there from the first message to the last.
+    pub(super) fn owes(&self) -> bool {
+        self.deliveries - self.loose_deliveries < self.steady_due
     }
 
-    /// What is wrong with the deliveries, a line a member that is wrong, at most ten.
-    pub(super) fn faults(&self, plan: &Plan, seats: &[Seat<'_>]) -> Vec<String> {
+    /// Whether `member`, which came or reads slowly, has all that was sent since it did.
+    pub(super) fn has_all(&self, member: usize) -> bool {
+        let taken = self.rooms[member / self.members_per_room].taken();
+        self.audit.as_ref().is_none_or(|audit| audit.has_all(member, &self.members[member].sequence, taken))
+    }
+
+    /// The connection of `member` is over.
+    pub(super) fn ended(&mut self, member: usize) {
+        let loose = matches!(self.members[member].part, Part::Passing | Part::Slow);
+        if let Some(audit) = self.audit.as_mut().filter(|_| loose) {
+            audit.ended(member, self.members[member].sequence);
+        }
+    }
+
+    /// The load is over, and `member`, which came or reads slowly, is still there.
+    pub(super) fn stayed(&mut self, member: usize) {
+        let taken = self.rooms[member / self.members_per_room].taken();
+        if let Some(audit) = &mut self.audit {
+            audit.stayed(member, self.members[member].sequence, taken);
+        }
+    }
+
+    /// Members that came in another's seat since the last call, and when they were greeted.
+    pub(super) fn take_came(&mut self) -> Vec<(usize, u64)> {
+        std::mem::take(&mut self.came)
+    }
+
+    /// What is wrong with the deliveries, a line a member that is wrong, at most ten; and stretches found whole.
+    pub(super) fn faults(&mut self, seats: &[Seat<'_>]) -> (Vec<String>, u64) {
         let mut faults = Vec::new();
         if self.refusals > 0 {
             faults.push(format!("{} messages were refused; the first answer: {}", self.refusals, self.refusal));
@@ -196,19 +311,30 @@ impl Traffic {
         if self.skipped > self.refusals {
             faults.push(format!("{} messages never came back to their sender", self.skipped - self.refusals));
         }
-        for (room, members) in self.members.chunks(plan.members).enumerate() {
-            let sent = taken(&self.senders[room * plan.senders..][..plan.senders]);
-            for (at, member) in members.iter().enumerate() {
-                let index = room * plan.members + at;
-                if let Some(fault) = member.sequence.fault(&members[0].sequence, sent) {
-                    faults.push(format!("room {} member {at} ({}): {fault}", seats[index].room, seats[index].username));
-                }
+        let place = |index: usize| {
+            format!("room {} member {} ({})", seats[index].room, index % self.members_per_room, seats[index].username)
+        };
+        for (index, member) in self.members.iter().enumerate() {
+            let (room, first) = (index / self.members_per_room, index - index % self.members_per_room);
+            if matches!(member.part, Part::Plain | Part::Witness)
+                && let Some(fault) = member.sequence.fault(&self.members[first].sequence, self.rooms[room].taken())
+            {
+                faults.push(format!("{}: {fault}", place(index)));
             }
         }
-        let more = faults.len().saturating_sub(10);
+        let (whole, stretches, untold) = self.audit.take().map(Audit::close).unwrap_or_default();
+        faults.extend(stretches.into_iter().map(|(index, fault)| format!("{}: {fault}", place(index))));
+        let more = faults.len().saturating_sub(10) + untold as usize;
         faults.truncate(10);
         faults.extend((more > 0).then(|| format!("and {more} more")));
-        faults
+        (faults, whole)
+    }
+}
+
+impl Room {
+    /// Messages that the server did not refuse.
+    fn taken(&self) -> u64 {
+        self.sent.saturating_sub(self.refused)
     }
 }
 
@@ -223,6 +349,7 @@ impl Sender {
         };
         Self {
             member,
+            room: member / plan.members,
             author,
             sizes: Sizes::new(plan.seed, number),
             next: 0,
@@ -230,12 +357,6 @@ impl Sender {
             credit: credit as u32,
             sent: 0,
             sent_bytes: 0,
-            refused: 0,
         }
     }
-}
-
-/// Messages of `senders` that the server did not refuse.
-fn taken(senders: &[Sender]) -> u64 {
-    senders.iter().map(|sender| sender.sent.saturating_sub(sender.refused)).sum()
 }
