@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 
+use crate::capacity::command::CapacityArgs;
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
 use crate::provenance::Provenance;
@@ -39,6 +40,8 @@ enum Command {
     Persist(PersistArgs),
     /// What this machine can do at best: bare sends of the same bytes to as many sockets, and `fdatasync`.
     Floor(floor::FloorArgs),
+    /// How many cores, how much memory and which database a load needs: measure, then plan.
+    Capacity(CapacityArgs),
 }
 
 #[derive(Args)]
@@ -186,6 +189,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Connections(args) => args.run(),
         Command::Persist(args) => args.run(),
         Command::Floor(args) => run_floor(&args),
+        Command::Capacity(args) => args.run(),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -332,7 +336,7 @@ fn write_histograms(report: &LoadReport, path: &Path) -> Result<(), Failure> {
 }
 
 /// Shows the report; whether all went well.
-fn show(report: &impl Verdict, provenance: &Provenance, file: Option<&Path>) -> Result<bool, Failure> {
+pub(crate) fn show(report: &impl Verdict, provenance: &Provenance, file: Option<&Path>) -> Result<bool, Failure> {
     let json = serde_json::to_string_pretty(&Sourced { report, provenance })
         .map_err(|error| Failure::Run(error.to_string()))?;
     match file {

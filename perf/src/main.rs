@@ -17,11 +17,13 @@
 //! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code
 //! knee.rs      where latency begins to climb
 //! compare/     ringroom and its peers, in turns, each started here
+//! capacity/    what a unit of work costs here, and what a load therefore needs
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
 //! ```
 //!
 //! Nothing on the path of a delivery allocates: the server must be the slower side, or its figures are ours.
 
+mod capacity;
 mod cli;
 mod compare;
 mod field;
@@ -32,7 +34,6 @@ mod frame;
 mod handshake;
 mod hgrm;
 mod idle;
-#[cfg_attr(not(test), allow(dead_code, reason = "for the pages to come"))]
 mod knee;
 mod load;
 mod message;

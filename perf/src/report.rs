@@ -383,10 +383,11 @@ pub(crate) fn write_verdict(f: &mut Formatter<'_>, faults: &[String], whole: &st
     faults.iter().try_for_each(|fault| writeln!(f, "FAULT       {fault}"))
 }
 
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     match count {
         0..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
-        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", count as f64 / 1_073_741_824.0),
     }
 }
 
@@ -436,5 +437,6 @@ mod tests {
         }
         assert_eq!(bytes(2048), "2.0 KiB");
         assert_eq!(bytes(3 << 20), "3.0 MiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
     }
 }

@@ -1,0 +1,29 @@
+//! `capacity`: what a unit of work costs on this machine, and how much of a machine a load therefore needs.
+//!
+//! ```text
+//! measure:  design.rs   which loads                      plan:  profile.rs   one's own load, a TOML file or flags
+//!              |                                                   |
+//!           measure.rs  run, one by one; probe.rs looks          plan.rs     cores, memory, disk, database, latency
+//!              |                                                   |
+//!           calibrate.rs  fit.rs: least squares                  answer.rs   in words
+//!           curve.rs      the sweep, its knee                      |
+//!              |                                                   |
+//!           costs.rs  ---------------- costs.json -----------------'
+//! ```
+//!
+//! Both sides agree on `demand.rs`, what is asked of a server, and on `model.rs`, how CPU follows from it.
+
+mod answer;
+mod calibrate;
+pub(crate) mod command;
+mod costs;
+mod curve;
+mod demand;
+mod design;
+mod fit;
+mod measure;
+mod model;
+mod plan;
+mod probe;
+mod profile;
+mod report;
