@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
 use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 
 use crate::capacity::command::CapacityArgs;
@@ -14,7 +14,7 @@ use crate::load::{Pace, Plan, TextBytes};
 use crate::provenance::Provenance;
 use crate::report::{LoadReport, Sourced, Verdict};
 use crate::url::Url;
-use crate::{compare, floor, hgrm, idle, load, persist, process};
+use crate::{compare, floor, hgrm, idle, load, persist, process, storm};
 
 /// Load generator for servers that speak ringroom's protocol.
 ///
@@ -125,12 +125,27 @@ struct ConnectionsArgs {
     /// Connections to open, spread evenly over all rooms.
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     count: u32,
-    /// How long all of them must stay open.
+    /// How long all of them must stay open. Longer than the server's ping interval it shows what heartbeats cost.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     hold_seconds: Duration,
-    /// Loopback addresses to connect from: one has about 28,000 ports.
-    #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(1..=250))]
-    sources: u8,
+    /// Loopback addresses to connect from, one for each 28,000 connections; without it as many as are needed.
+    #[arg(long, value_parser = value_parser!(u8).range(1..=250))]
+    sources: Option<u8>,
+    /// Then drop all of them at once, by a reset or in TCP's order, and let them come back at once.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "reset")]
+    storm: Option<Dropped>,
+    /// How often.
+    #[arg(long, default_value_t = 1, requires = "storm", value_parser = value_parser!(u32).range(1..))]
+    storms: u32,
+}
+
+/// How connections end in a storm.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Dropped {
+    /// By a reset: nothing is left of them, as after a crash of a proxy.
+    Reset,
+    /// In TCP's order, without a close frame; ports stay taken for a while, so twice as many sources are used.
+    End,
 }
 
 #[derive(Args)]
@@ -257,14 +272,28 @@ impl ConnectionsArgs {
     fn run(self) -> Result<bool, Failure> {
         let fixtures = self.target.read()?;
         let loopback = self.target.url.address.ip().is_loopback() && self.target.url.address.is_ipv4();
-        if self.sources > 1 && !loopback {
+        if self.sources.is_some_and(|sources| sources > 1) && !loopback {
             return Err(Failure::Arguments("--sources needs a server on 127.0.0.1".into()));
         }
+        let sources = self.sources.unwrap_or(if loopback { self.sources_needed() } else { 1 });
         let seats = fixtures.spread(self.count as usize);
-        let Target { url, pid, .. } = &self.target;
+        let (Target { url, pid, .. }, hold) = (&self.target, self.hold_seconds);
         let provenance = self.target.provenance();
-        let report = idle::run(url, &seats, self.sources, self.hold_seconds, pid).map_err(Failure::Run)?;
-        show(&report, &provenance, self.target.json.as_deref())
+        let report = match self.storm {
+            None => idle::run(url, &seats, sources, hold, pid),
+            Some(how) => {
+                let plan = storm::Plan { storms: self.storms as usize, reset: how == Dropped::Reset };
+                storm::run(url, &seats, sources, hold, pid, plan)
+            }
+        };
+        show(&report.map_err(Failure::Run)?, &provenance, self.target.json.as_deref())
+    }
+
+    /// One for each 20,000 connections, which leaves others some ports.
+    fn sources_needed(&self) -> u8 {
+        let ends = if self.storm == Some(Dropped::End) { 2 } else { 1 };
+        let needed = (u64::from(self.count) * ends).div_ceil(20_000);
+        needed.clamp(1, 250) as u8
     }
 }
 
@@ -392,6 +421,24 @@ mod tests {
             "--steps",
         ] {
             assert!(plan(args).is_err(), "{args}");
+        }
+    }
+
+    fn connections(args: &str) -> Result<ConnectionsArgs, String> {
+        let line = format!("ringroom-perf connections --url ws://127.0.0.1:1 --fixtures f --count 50000 {args}");
+        match Cli::try_parse_from(line.trim().split(' ')).map_err(|error| error.to_string())?.command {
+            Command::Connections(args) => Ok(args),
+            _ => Err("another command".into()),
+        }
+    }
+
+    #[test]
+    fn connections_leave_from_as_many_addresses_as_they_need() {
+        for (args, sources) in [("", 3), ("--storm", 3), ("--storm reset --storms 2", 3), ("--storm end", 5)] {
+            assert_eq!(connections(args).map(|args| args.sources_needed()), Ok(sources), "{args}");
+        }
+        for args in ["--storms 2", "--storm never", "--sources 0", "--storm --storms 0"] {
+            assert!(connections(args).is_err(), "{args}");
         }
     }
 

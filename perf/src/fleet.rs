@@ -43,6 +43,9 @@ pub(crate) trait Crowd {
 
     /// All that had arrived for `member` has been given to [`Crowd::text`]; frames to send now go to `out`.
     fn answer(&mut self, member: usize, out: &mut Vec<u8>);
+
+    /// The server has pinged `member`, and is answered.
+    fn pinged(&mut self, _member: usize) {}
 }
 
 /// Nanoseconds since the run began.
@@ -411,6 +414,33 @@ impl Fleet {
     }
 }
 
+/// What a storm asks for: all go at once, and each comes back, perhaps not at the first attempt.
+impl Fleet {
+    /// Drops every connection without a word: by a reset, or in TCP's order.
+    pub(crate) fn sever(&mut self, reset: bool) {
+        for member in self.members.iter().filter(|_| reset) {
+            // Without a linger of zero the socket says farewell, which is an end too.
+            let _refused = sockopt::set_socket_linger(&member.stream, Some(Duration::ZERO));
+        }
+        self.members.clear();
+        self.open = 0;
+    }
+
+    /// Connects `seat` as `index`: the next index of all, or one whose connection has ended.
+    ///
+    /// # Errors
+    /// No socket can be had.
+    pub(crate) fn come(&mut self, index: usize, url: &Url, seat: Seat<'_>, sources: u8) -> io::Result<()> {
+        let source = (sources > 1).then(|| source_address(index, sources));
+        self.join(index, Upgrade::new(url, seat), url.address, source)
+    }
+
+    /// The connections that ended by themselves since the last call.
+    pub(crate) fn take_endings(&mut self) -> Vec<Ending> {
+        std::mem::take(&mut self.endings)
+    }
+}
+
 /// A crowd that hears nothing and says nothing.
 pub(crate) struct Silent;
 
@@ -464,7 +494,10 @@ impl Member {
                     self.greet(payload)?;
                     crowd.greeted(index, now_ns);
                 }
-                (frame::PING, _) => frame::write_masked(frame::PONG, payload, mask, &mut self.out),
+                (frame::PING, _) => {
+                    crowd.pinged(index);
+                    frame::write_masked(frame::PONG, payload, mask, &mut self.out);
+                }
                 (frame::PONG, _) => {}
                 (frame::CLOSE, _) => {
                     frame::write_masked(frame::CLOSE, &payload[..payload.len().min(2)], mask, &mut self.out);
@@ -481,6 +514,8 @@ impl Member {
             return Err("the first message was not connection_established".into());
         }
         self.state = State::Open;
+        // The request took more room than most members ever need again.
+        self.out.shrink_to_fit();
         Ok(())
     }
 

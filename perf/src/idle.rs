@@ -1,17 +1,20 @@
 //! `connections`: nobody says anything. How fast a server lets people in, what each of them costs it while they sit
-//! there, and whether it keeps them all.
+//! there, and whether it keeps them all. What happens when all of them come back at once is storm.rs.
 
 use std::time::{Duration, Instant};
 
 use crate::fixtures::Seat;
-use crate::fleet::{Clock, Fleet, Silent};
+use crate::fleet::{Clock, Crowd, Ending, Fleet};
 use crate::process::{CpuTime, KernelMemory, Memory};
-use crate::report::{ConnectionsReport, PerConnection, ServerCpu};
+use crate::report::{ConnectionsReport, Heartbeats, PerConnection, ServerCpu};
 use crate::url::Url;
 
 /// How long after the last connection memory is read: what connecting alone needed has been given back by then, so far
 /// as it will be.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(crate) const SETTLE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 4 });
+
+/// Endings that a report names.
+pub(crate) const ENDINGS_MAX: usize = 10;
 
 /// Opens every seat, from `sources` loopback addresses, and holds them.
 ///
@@ -24,26 +27,43 @@ pub(crate) fn run(
     hold: Duration,
     pids: &[u32],
 ) -> Result<ConnectionsReport, String> {
+    let (report, mut fleet) = sit(url, seats, sources, hold, pids)?;
+    fleet.leave(Duration::from_secs(10))?;
+    Ok(report)
+}
+
+/// The same, and all who are still there.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn sit(
+    url: &Url,
+    seats: &[Seat<'_>],
+    sources: u8,
+    hold: Duration,
+    pids: &[u32],
+) -> Result<(ConnectionsReport, Fleet), String> {
     let mut fleet = Fleet::new(seats.len(), Clock::start())?;
-    let memory = Memory::read(pids)?;
+    let own = [std::process::id()];
+    let (memory, client) = (Memory::read(pids)?, Memory::read(&own)?);
     let kernel = KernelMemory::read();
     let cpu = CpuTime::read(pids)?;
     let began = Instant::now();
-    fleet.connect(url, seats, sources, &mut Silent)?;
+    fleet.connect(url, seats, sources, &mut Sitting::default())?;
     let connecting_seconds = began.elapsed().as_secs_f64();
     let connecting_cpu = CpuTime::read(pids)?;
     let opened = fleet.open();
     listen(&mut fleet, SETTLE)?;
-    let settled = Memory::read(pids)?;
+    let (settled, settled_client) = (Memory::read(pids)?, Memory::read(&own)?);
     let settled_kernel = KernelMemory::read();
-    let idle_from = CpuTime::read(pids)?;
-    listen(&mut fleet, hold)?;
-    let idle_to = CpuTime::read(pids)?;
-    let (held, endings) = (fleet.open(), fleet.endings().to_vec());
-    fleet.leave(Duration::from_secs(10))?;
+    let (idle_from, hold_from) = (CpuTime::read(pids)?, Instant::now());
+    let pings = listen(&mut fleet, hold)?;
+    let (idle_to, held_seconds) = (CpuTime::read(pids)?, hold_from.elapsed().as_secs_f64());
+    let held = fleet.open();
     let measured = !pids.is_empty();
     let counted = opened.max(1) as u64;
-    Ok(ConnectionsReport {
+    let idle_cpu = measured.then(|| ServerCpu::of(idle_to.since(&idle_from), held_seconds, counted));
+    let report = ConnectionsReport {
         asked: seats.len(),
         opened,
         held,
@@ -51,27 +71,51 @@ pub(crate) fn run(
         connections_per_second: opened as f64 / connecting_seconds,
         hold_seconds: hold.as_secs_f64(),
         connecting_cpu: measured.then(|| ServerCpu::of(connecting_cpu.since(&cpu), connecting_seconds, counted)),
-        idle_cpu: measured.then(|| ServerCpu::of(idle_to.since(&idle_from), hold.as_secs_f64(), counted)),
+        heartbeats: Heartbeats::of(pings, opened, held_seconds, idle_cpu.as_ref()),
+        idle_cpu,
         memory_before: measured.then_some(memory),
         memory: measured.then_some(settled),
         bytes_per_connection: measured.then(|| PerConnection::of(&memory, &settled, counted)),
+        client_bytes_per_connection: PerConnection::of(&client, &settled_client, counted).anonymous,
         kernel_slab_bytes_per_connection: settled_kernel.slab_bytes.saturating_sub(kernel.slab_bytes) / counted,
         tcp_buffer_bytes: settled_kernel.tcp_buffer_bytes,
-        faults: endings
-            .iter()
-            .take(10)
-            .map(|ending| {
-                format!("{} (room {}): {}", seats[ending.member].username, seats[ending.member].room, ending.why)
-            })
-            .chain((endings.len() > 10).then(|| format!("and {} more", endings.len() - 10)))
-            .collect(),
-    })
+        storms: Vec::new(),
+        faults: told(fleet.endings(), seats),
+    };
+    Ok((report, fleet))
 }
 
-fn listen(fleet: &mut Fleet, time: Duration) -> Result<(), String> {
+/// Lets all of them sit there for a while; how many pings were answered meanwhile.
+pub(crate) fn listen(fleet: &mut Fleet, time: Duration) -> Result<u64, String> {
+    let mut sitting = Sitting::default();
     let deadline = Instant::now() + time;
     while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        fleet.turn(Some(left.min(Duration::from_millis(500))), &mut Silent)?;
+        fleet.turn(Some(left.min(Duration::from_millis(500))), &mut sitting)?;
     }
-    Ok(())
+    Ok(sitting.pings)
+}
+
+/// How connections ended that nobody here ended, a line each, up to a bound.
+pub(crate) fn told(endings: &[Ending], seats: &[Seat<'_>]) -> Vec<String> {
+    let line = |ending: &Ending| {
+        let Seat { username, room, .. } = seats[ending.member];
+        format!("{username} (room {room}): {}", ending.why)
+    };
+    let more = endings.len().saturating_sub(ENDINGS_MAX);
+    endings.iter().take(ENDINGS_MAX).map(line).chain((more > 0).then(|| format!("and {more} more"))).collect()
+}
+
+/// A crowd that says nothing, and counts the server's pings.
+#[derive(Default)]
+pub(crate) struct Sitting {
+    pings: u64,
+}
+
+impl Crowd for Sitting {
+    fn text(&mut self, _: usize, _: &[u8], _: u64) {}
+    fn answer(&mut self, _: usize, _: &mut Vec<u8>) {}
+
+    fn pinged(&mut self, _: usize) {
+        self.pings += 1;
+    }
 }

@@ -7,7 +7,7 @@
 //!      |  text frames                               frame.rs (RFC 6455), handshake.rs (the upgrade)
 //!      v
 //! load/        who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
-//! idle.rs      or nobody sends: what a connection costs
+//! idle.rs      or nobody sends: what a connection costs; storm.rs: all are dropped, and come back at once
 //!      |
 //! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter
 //! process.rs   the server's CPU and memory, from /proc
@@ -50,6 +50,7 @@ mod sequence;
 mod server;
 #[cfg(test)]
 mod stand_in;
+mod storm;
 mod url;
 mod ways;
 

@@ -242,12 +242,16 @@ pub(crate) struct ConnectionsReport {
     pub(crate) hold_seconds: f64,
     pub(crate) connecting_cpu: Option<ServerCpu>,
     pub(crate) idle_cpu: Option<ServerCpu>,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) memory_before: Option<Memory>,
     pub(crate) memory: Option<Memory>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
+    /// Anonymous memory of the client.
+    pub(crate) client_bytes_per_connection: i64,
     /// Growth of the whole machine's slab, both ends of each connection included.
     pub(crate) kernel_slab_bytes_per_connection: u64,
     pub(crate) tcp_buffer_bytes: u64,
+    pub(crate) storms: Vec<Storm>,
     pub(crate) faults: Vec<String>,
 }
 
@@ -257,6 +261,56 @@ pub(crate) struct Sourced<'a, R> {
     #[serde(flatten)]
     pub(crate) report: &'a R,
     pub(crate) provenance: &'a Provenance,
+}
+
+/// What the server did while all connections were held and nobody spoke.
+#[derive(Debug, Serialize)]
+pub(crate) struct Heartbeats {
+    /// All of them answered.
+    pub(crate) pings: u64,
+    /// Under 1, the time was shorter than the server's interval, and the CPU is not that of its heartbeats.
+    pub(crate) pings_per_connection: f64,
+    /// CPU that holding one connection for one second costs, all threads.
+    pub(crate) ns_per_connection_second: Option<f64>,
+}
+
+impl Heartbeats {
+    /// Divides what was used in `seconds` among `connections`.
+    pub(crate) fn of(pings: u64, connections: usize, seconds: f64, cpu: Option<&ServerCpu>) -> Self {
+        let connections = connections.max(1) as f64;
+        let ns_per_connection_second = cpu.map(|cpu| cpu.cores * 1e9 / connections).filter(|_| seconds > 0.0);
+        Self { pings, pings_per_connection: pings as f64 / connections, ns_per_connection_second }
+    }
+}
+
+/// All connections were dropped at once, and came back at once.
+#[derive(Debug, Serialize)]
+pub(crate) struct Storm {
+    /// Whether they were dropped by a reset, or in TCP's order.
+    pub(crate) reset: bool,
+    /// What dropping alone took.
+    pub(crate) dropping_seconds: f64,
+    /// From the first that was dropped to the last that was greeted again.
+    pub(crate) seconds: f64,
+    pub(crate) returned: usize,
+    /// Of these, still there when memory was read.
+    pub(crate) held: usize,
+    pub(crate) connections_per_second: f64,
+    /// From the first that was dropped to each one's greeting.
+    pub(crate) back: Latency,
+    pub(crate) attempts: u64,
+    /// Attempts beyond each one's first.
+    pub(crate) retries: u64,
+    /// Of the one who had to try most often.
+    pub(crate) attempts_max: u32,
+    /// How attempts ended that failed, and how often.
+    pub(crate) refusals: BTreeMap<String, u64>,
+    pub(crate) server_cpu: Option<ServerCpu>,
+    /// When all had been back for some seconds.
+    pub(crate) memory: Option<Memory>,
+    /// Over what the server had before its first connection.
+    pub(crate) bytes_per_connection: Option<PerConnection>,
+    pub(crate) kernel_slab_bytes_per_connection: u64,
 }
 
 /// A report that can say whether all went well.
@@ -344,7 +398,7 @@ impl Display for ConnectionsReport {
             write_cpu(f, "connecting ", cpu, "connection")?;
         }
         if let Some(cpu) = &self.idle_cpu {
-            writeln!(f, "idle        {:.4} cores", cpu.cores)?;
+            writeln!(f, "idle        {:.4} cores: {}", cpu.cores, self.heartbeats)?;
         }
         if let (Some(each), Some(before), Some(after)) = (&self.bytes_per_connection, &self.memory_before, &self.memory)
         {
@@ -359,7 +413,46 @@ impl Display for ConnectionsReport {
             self.kernel_slab_bytes_per_connection,
             bytes(self.tcp_buffer_bytes)
         )?;
-        write_verdict(f, &self.faults, "every connection stayed open")
+        writeln!(f, "client mem  {} bytes a connection", self.client_bytes_per_connection)?;
+        self.storms.iter().try_for_each(|storm| write!(f, "{storm}"))?;
+        let came_back = if self.storms.is_empty() { "" } else { ", or came back and stayed" };
+        write_verdict(f, &self.faults, &format!("every connection stayed open{came_back}"))
+    }
+}
+
+impl Display for Heartbeats {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { pings_per_connection, ns_per_connection_second, .. } = self;
+        if let Some(ns) = ns_per_connection_second {
+            write!(f, "{ns:.0} ns a connection a second, ")?;
+        }
+        write!(f, "{pings_per_connection:.2} pings each")?;
+        if *pings_per_connection < 1.0 { write!(f, " (hold longer to see every heartbeat)") } else { Ok(()) }
+    }
+}
+
+impl Display for Storm {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { returned, seconds, dropping_seconds, back, attempts_max, .. } = self;
+        let (rate, how) = (grouped(self.connections_per_second), if self.reset { "reset" } else { "ended" });
+        writeln!(
+            f,
+            "storm       {returned} {how} and back in {seconds:.2} s: {rate}/s; {dropping_seconds:.2} s to drop"
+        )?;
+        let [half, most, all] = [back.p50_us, back.p99_us, back.max_us].map(|us| us / 1e6);
+        writeln!(f, "            half back after {half:.2} s, 99 % after {most:.2} s, all after {all:.2} s")?;
+        writeln!(f, "            {} retries, {attempts_max} attempts at most", grouped(self.retries as f64))?;
+        for (why, count) in &self.refusals {
+            writeln!(f, "            {}: {why}", grouped(*count as f64))?;
+        }
+        if let Some(cpu) = &self.server_cpu {
+            write_cpu(f, "storm cpu  ", cpu, "connection")?;
+        }
+        if let (Some(memory), Some(each)) = (&self.memory, &self.bytes_per_connection) {
+            let (rss, anonymous) = (bytes(memory.rss_bytes), each.anonymous);
+            writeln!(f, "storm mem   {rss} resident, {anonymous} bytes of user memory a connection")?;
+        }
+        Ok(())
     }
 }
 
