@@ -66,7 +66,7 @@ impl LoadReport {
         if self.churn.is_none() && self.slow_readers.is_none() {
             return whole;
         }
-        format!("{whole}; {} stretches of them", self.stretches_verified)
+        format!("{whole}; {} that came, left or lagged: a whole stretch", self.stretches_verified)
     }
 
     /// When messages left.

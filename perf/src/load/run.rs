@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
 
     /// Drives the load until `end_ns`, or until the server has stalled.
     fn until(&mut self, end_ns: u64) -> Result<(), String> {
-        let mut progress = (self.traffic.deliveries, self.traffic.clock.now_ns());
+        let mut progress = (self.traffic.steady_deliveries(), self.traffic.clock.now_ns());
         loop {
             let now_ns = self.traffic.clock.now_ns();
             if now_ns >= self.series.due_ns() {
@@ -176,8 +176,8 @@ impl<'a> Run<'a> {
             let next_ns = due_ns.min(end_ns).min(self.series.due_ns()).min(self.tend_due_ns());
             let wait_ns = next_ns.saturating_sub(now_ns).min(100_000_000);
             self.fleet.turn(Some(Duration::from_nanos(wait_ns)), &mut self.traffic)?;
-            if self.traffic.deliveries > progress.0 || !self.traffic.owes() {
-                progress = (self.traffic.deliveries, now_ns);
+            if self.traffic.steady_deliveries() > progress.0 || !self.traffic.owes() {
+                progress = (self.traffic.steady_deliveries(), now_ns);
             } else if now_ns - progress.1 > STALL.as_nanos() as u64 {
                 self.stalled = true;
                 return Ok(());
@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
     fn drain(&mut self) -> Result<(), String> {
         self.traffic.running = false;
         self.schedule = None;
-        self.wait_while(|run| run.traffic.owes())
+        self.wait_while(|run| run.traffic.owes(), Traffic::steady_deliveries)
     }
 
     /// Waits until those who came, and those who read slowly and now read fast, have all that was sent since they came.
@@ -265,10 +265,11 @@ impl<'a> Run<'a> {
         let mut loose = self.plan.passing_members();
         loose.extend(self.slow.iter().flat_map(|slow| slow.members.iter().copied()));
         if !self.stalled {
-            self.wait_while(|run| {
+            let unfinished = |run: &Self| {
                 let whole = |member: &usize| run.fleet.is_open(*member) && run.traffic.has_all(*member);
                 !loose.iter().all(|member| run.fleet.is_ended(*member) || whole(member))
-            })?;
+            };
+            self.wait_while(unfinished, |traffic| traffic.deliveries)?;
         }
         // What arrives beyond what was sent (a duplicate) arrives now.
         self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)?;
@@ -281,9 +282,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Waits while something is so, or until the server has stalled.
-    fn wait_while(&mut self, so: impl Fn(&Self) -> bool) -> Result<(), String> {
-        let mut progress = (self.traffic.deliveries, self.traffic.clock.now_ns());
+    /// Waits while something is so, or until the server has stalled: `deliveries` has not grown for long.
+    fn wait_while(&mut self, so: impl Fn(&Self) -> bool, deliveries: impl Fn(&Traffic) -> u64) -> Result<(), String> {
+        let mut progress = (deliveries(&self.traffic), self.traffic.clock.now_ns());
         while so(self) && self.fleet.open() > 0 {
             self.tend(self.traffic.clock.now_ns())?;
             self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)?;
@@ -291,8 +292,8 @@ impl<'a> Run<'a> {
             if now_ns >= self.series.due_ns() {
                 self.sample();
             }
-            if self.traffic.deliveries > progress.0 {
-                progress = (self.traffic.deliveries, now_ns);
+            if deliveries(&self.traffic) > progress.0 {
+                progress = (deliveries(&self.traffic), now_ns);
             } else if now_ns - progress.1 > STALL.as_nanos() as u64 {
                 self.stalled = true;
                 return Ok(());

@@ -270,9 +270,15 @@ impl Traffic {
         bytes as f64 / sent.max(1) as f64
     }
 
+    /// Deliveries to members that are there from the first message to the last. Those to a slow reader go on for long after the
+    /// server has ended.
+    pub(super) fn steady_deliveries(&self) -> u64 {
+        self.deliveries - self.loose_deliveries
+    }
+
     /// Whether anything that was sent has not reached everyone who is there from the first message to the last.
     pub(super) fn owes(&self) -> bool {
-        self.deliveries - self.loose_deliveries < self.steady_due
+        self.steady_deliveries() < self.steady_due
     }
 
     /// Whether `member`, which came or reads slowly, has all that was sent since it did.
