@@ -115,6 +115,8 @@ counters! {
     journal_writes,
     /// Bytes of them.
     journal_bytes,
+    /// Short writes to it that took longer than a copy does, after which writes go by the ring for a while.
+    journal_slow_writes,
     /// Syncs of the journal.
     journal_syncs,
     /// Operations on the journal's files that failed.

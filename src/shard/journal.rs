@@ -1,9 +1,14 @@
 //! A shard's journal on its ring: carries out what [`Appender`] decides.
 //!
 //! In: the turn's records. Out: what of them is held or refused; it rings the shard's own mailbox when there is news, and
-//! the writer's when there is more to save. On the shard's thread; nothing here waits. At most one write, one sync, one
-//! preparation of a file and one removal are under way at a time, each a task of the shard's runtime, which keeps the
-//! buffer until the kernel is done with it.
+//! the writer's when there is more to save. On the shard's thread. At most one write, one sync, one preparation of a file and one
+//! removal are under way at a time, each a task of the shard's runtime, which keeps the buffer until the kernel is done with
+//! it.
+//!
+//! But for a short write, which the shard makes itself: it is a copy into the page cache, two microseconds long. On the
+//! ring the kernel hands it to a worker thread (ext4 refuses a buffered write that must not wait), which costs a hundred,
+//! half of them this core's. Where such a write takes [`WRITE_SLOW`], something stands in its way, and for
+//! [`RING_TICKS`] all writes go by the ring.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,12 +17,15 @@ use std::{
     path::PathBuf,
     rc::Rc,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio_uring::fs::{File, OpenOptions, remove_file, rename};
 
+use super::ring;
 use crate::{
     journal::{
+        Position,
         appender::{Appender, Done, Op, Outcome},
         record::Record,
         segment::file_name,
@@ -34,6 +42,15 @@ pub struct Files {
     /// The size of one.
     pub segment_bytes: u32,
 }
+
+/// The longest write that a shard makes itself: a copy of some microseconds.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// What is too long for one: as long as a turn with a thousand sends.
+const WRITE_SLOW: Duration = Duration::from_millis(1);
+
+/// Ticks for which writes go by the ring after a slow one: ten seconds.
+const RING_TICKS: u32 = 40;
 
 /// Whom a journal tells.
 pub struct Bells {
@@ -52,6 +69,8 @@ struct Inner {
     /// The files that are written, or will be next, by their segments' numbers.
     open: RefCell<Vec<(u32, Rc<File>)>>,
     disk: Cell<Disk>,
+    /// For so many ticks writes go by the ring.
+    ring_ticks: Cell<u32>,
     /// There was no room for a record, and it is not half empty again.
     is_full: Cell<bool>,
     /// A segment could not be removed when it was last tried.
@@ -80,6 +99,7 @@ impl Journal {
             appender: RefCell::new(appender),
             open: RefCell::default(),
             disk: Cell::new(Disk::Works),
+            ring_ticks: Cell::new(0),
             is_full: Cell::new(false),
             has_litter: Cell::new(false),
             counters,
@@ -102,7 +122,7 @@ impl Journal {
         self.0.appender.borrow_mut().append(record)
     }
 
-    /// The turn is over: what can be done now is begun.
+    /// The turn is over: what can be done now is begun, or done. There may be outcomes at once.
     pub fn end_turn(&self) {
         self.0.appender.borrow_mut().end_turn();
         self.0.pump();
@@ -110,6 +130,7 @@ impl Journal {
 
     /// What was not possible is tried again. Now and then.
     pub fn tick(&self) {
+        self.0.ring_ticks.update(|ticks| ticks.saturating_sub(1));
         self.0.appender.borrow_mut().tick();
         // Near its bound it may have room for one message and not for the next; that is not worth a line each.
         if self.0.is_full.get() && self.0.appender.borrow().is_roomy() {
@@ -131,20 +152,38 @@ impl Journal {
 }
 
 impl Inner {
-    /// Begins every operation that is due.
+    /// Begins every operation that is due, and makes short writes at once.
     fn pump(self: &Rc<Inner>) {
+        let held_before = self.appender.borrow().held();
         loop {
             let op = self.appender.borrow_mut().next_op();
-            let Some(op) = op else { return };
-            let this = Rc::clone(self);
-            tokio_uring::spawn(async move {
-                let (done, result) = this.carry_out(op).await;
-                this.done(done, result);
-            });
+            let Some(op) = op else { break };
+            match op {
+                Op::Write { number, offset, ref bytes } if self.writes_itself(bytes.len()) => {
+                    let written = self.write(number, offset, bytes);
+                    self.finish(Done::Write, written);
+                }
+                op => self.begin(op),
+            }
         }
+        self.tell_held(held_before);
     }
 
-    fn done(self: &Rc<Inner>, done: Done, result: io::Result<()>) {
+    fn begin(self: &Rc<Inner>, op: Op) {
+        let this = Rc::clone(self);
+        tokio_uring::spawn(async move {
+            let (done, result) = this.carry_out(op).await;
+            let held_before = this.appender.borrow().held();
+            this.finish(done, result);
+            this.tell_held(held_before);
+            this.pump();
+            if this.appender.borrow().has_outcomes() {
+                (this.bells.news)();
+            }
+        });
+    }
+
+    fn finish(&self, done: Done, result: io::Result<()>) {
         let is_ok = result.is_ok();
         match result {
             Err(error) => self.tell_failure(done, &error),
@@ -152,14 +191,12 @@ impl Inner {
             Ok(()) if done == Done::Prepare => self.made_file(),
             Ok(()) => {}
         }
-        let held_before = self.appender.borrow().held();
         self.appender.borrow_mut().done(done, is_ok);
-        self.pump();
-        let appender = self.appender.borrow();
-        if appender.has_outcomes() {
-            (self.bells.news)();
-        }
-        if appender.held() > held_before {
+    }
+
+    /// More is held than before: the writer is told.
+    fn tell_held(&self, held_before: Position) {
+        if self.appender.borrow().held() > held_before {
             if self.disk.get() == Disk::HasNewFile {
                 self.works_again();
             }
@@ -167,12 +204,33 @@ impl Inner {
         }
     }
 
+    fn writes_itself(&self, len: usize) -> bool {
+        len <= WRITE_BYTES_MAX && self.ring_ticks.get() == 0
+    }
+
+    /// A write by the shard itself.
+    fn write(&self, number: u32, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.count_write(bytes);
+        let file = self.file(number).ok_or(ErrorKind::NotFound)?;
+        let began = Instant::now();
+        let written = ring::write_now(&*file, bytes, u64::from(offset));
+        if began.elapsed() > WRITE_SLOW {
+            self.counters.journal_slow_writes.up();
+            self.ring_ticks.set(RING_TICKS);
+        }
+        written
+    }
+
+    fn count_write(&self, bytes: &[u8]) {
+        self.counters.journal_writes.up();
+        self.counters.journal_bytes.add(bytes.len() as u64);
+    }
+
     async fn carry_out(&self, op: Op) -> (Done, io::Result<()>) {
         match op {
             Op::Prepare { number, reuse } => (Done::Prepare, self.prepare(number, reuse).await),
             Op::Write { number, offset, bytes } => {
-                self.counters.journal_writes.up();
-                self.counters.journal_bytes.add(bytes.len() as u64);
+                self.count_write(&bytes);
                 let written = match self.file(number) {
                     Some(file) => file.write_all_at(bytes, u64::from(offset)).await.0,
                     None => Err(ErrorKind::NotFound.into()),

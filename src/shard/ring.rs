@@ -329,6 +329,21 @@ impl Accept {
     }
 }
 
+/// Writes all of `bytes` to the page cache of `file`, at `offset`, without the ring.
+pub fn write_now(file: &impl AsRawFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is `file`'s own, which is borrowed, and so open, for the whole call.
+    let fd = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => (bytes, offset) = (&bytes[written..], offset + written as u64),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// The buffer group of a shard's pool; each shard has a ring of its own, so one number serves them all.
 const POOL_GROUP: u16 = 0;
 

@@ -242,8 +242,9 @@ impl Service for Chat {
                 self.leave_if_deserted(room);
             }
         }
-        self.settle_journalled(conns);
         self.seal_turn(conns);
+        // After the turn went to the journal: it may be there already.
+        self.settle_journalled(conns);
         // Before its own members are sent to: other cores can begin meanwhile.
         self.post_parcels(conns);
         for room in each_once(&mut self.grown) {
