@@ -8,13 +8,14 @@ mod support;
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringroom::{identity::RoomId, store::SeededRoom, topology::Topology};
 use support::{
+    DEADLINE,
     client::Client,
     place::Place,
     server::{Ended, Server},
@@ -35,6 +36,8 @@ struct Stage<'a> {
     room: &'a SeededRoom,
     members: Vec<Client>,
     said: Vec<AtomicUsize>,
+    /// A member has heard something.
+    has_begun: AtomicBool,
     latecomers: AtomicUsize,
 }
 
@@ -52,7 +55,7 @@ impl<'a> Stage<'a> {
     fn new(server: &'a Server, room: &'a SeededRoom) -> Stage<'a> {
         let members = room.users.iter().map(|user| Client::join(server.address, room.room, &user.token)).collect();
         let said = (0..SENDERS).map(|_| AtomicUsize::new(0)).collect();
-        Stage { server, room, members, said, latecomers: AtomicUsize::new(0) }
+        Stage { server, room, members, said, has_begun: AtomicBool::new(false), latecomers: AtomicUsize::new(0) }
     }
 
     /// Everybody sends and everybody listens. What each member heard, and each of those who came late.
@@ -67,7 +70,7 @@ impl<'a> Stage<'a> {
             // A few threads for many members: whoever is not read in the meantime has it all in the socket.
             let listening: Vec<_> = chunks(members, 10)
                 .map(|members| {
-                    scope.spawn(|| members.into_iter().map(|mut member| hear(&mut member)).collect::<Vec<_>>())
+                    scope.spawn(|| members.into_iter().map(|mut member| stage.hear(&mut member)).collect::<Vec<_>>())
                 })
                 .collect();
             let late: Vec<_> = (0..LATE).map(|nth| scope.spawn(move || stage.come_late(nth))).collect();
@@ -87,7 +90,11 @@ impl<'a> Stage<'a> {
     }
 
     fn come_late(&self, nth: usize) -> Late {
-        // Spread over the time in which the others talk.
+        // Spread over the time in which the others talk, and so late that something was missed.
+        let began = Instant::now();
+        while !self.has_begun.load(SeqCst) && began.elapsed() < DEADLINE {
+            thread::sleep(Duration::from_millis(1));
+        }
         thread::sleep(Duration::from_millis(3 * nth as u64));
         // On the way out even of a panic, or the senders would wait for ever.
         struct Arrived<'a>(&'a AtomicUsize);
@@ -101,20 +108,21 @@ impl<'a> Stage<'a> {
         let mut client = Client::join(self.server.address, self.room.room, token);
         let said = self.said.iter().map(|said| said.load(SeqCst)).collect();
         drop(arrived);
-        Late { heard: hear(&mut client), said }
+        Late { heard: self.hear(&mut client), said }
     }
-}
 
-/// Every text, up to when the last message of every sender was heard.
-fn hear(client: &mut Client) -> Vec<String> {
-    let mut heard = Vec::new();
-    let mut endings: HashSet<String> = (0..SENDERS).map(|sender| text(sender, MESSAGES - 1)).collect();
-    while !endings.is_empty() {
-        let text = client.text();
-        endings.remove(message(&text));
-        heard.push(text);
+    /// Every text, up to when the last message of every sender was heard.
+    fn hear(&self, client: &mut Client) -> Vec<String> {
+        let mut heard = Vec::new();
+        let mut endings: HashSet<String> = (0..SENDERS).map(|sender| text(sender, MESSAGES - 1)).collect();
+        while !endings.is_empty() {
+            let text = client.text();
+            self.has_begun.store(true, SeqCst);
+            endings.remove(message(&text));
+            heard.push(text);
+        }
+        heard
     }
-    heard
 }
 
 /// The `message` of a broadcast whose text needs no escapes.
