@@ -46,11 +46,11 @@ pub struct Files {
 /// The longest write that a shard makes itself: a copy of some microseconds.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
-/// What is too long for one: as long as a turn with a thousand sends.
-const WRITE_SLOW: Duration = Duration::from_millis(1);
+/// What is too long for one. A thread that is preempted waits for some milliseconds too, and that is not the disk's doing.
+const WRITE_SLOW: Duration = Duration::from_millis(10);
 
-/// Ticks for which writes go by the ring after a slow one: ten seconds.
-const RING_TICKS: u32 = 40;
+/// Ticks for which writes go by the ring after a slow one: a second.
+const RING_TICKS: u32 = 4;
 
 /// Whom a journal tells.
 pub struct Bells {
