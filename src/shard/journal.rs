@@ -43,8 +43,8 @@ pub struct Files {
     pub segment_bytes: u32,
 }
 
-/// The longest write that a shard makes itself: a copy of some microseconds.
-const WRITE_BYTES_MAX: usize = 64 * 1024;
+/// The longest write that a shard makes itself: a copy of less than a hundred microseconds.
+const WRITE_BYTES_MAX: usize = 256 * 1024;
 
 /// What is too long for one. A thread that is preempted waits for some milliseconds too, and that is not the disk's doing.
 const WRITE_SLOW: Duration = Duration::from_millis(10);
