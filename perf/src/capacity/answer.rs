@@ -31,7 +31,7 @@ impl Verdict for Told<'_> {
 }
 
 fn line(f: &mut Formatter<'_>, label: &str, figure: &str, source: &str) -> fmt::Result {
-    writeln!(f, "{label:<12}{figure:<34}{source}")
+    writeln!(f, "{label:<12}{figure:<38} {source}")
 }
 
 impl Display for Told<'_> {
@@ -76,7 +76,7 @@ impl Told<'_> {
         let Some((shards, cpus)) = answer.shards.as_ref().zip(answer.cpus) else {
             return writeln!(
                 f,
-                "No number of shards carries this load with cores that are {:.0} % busy.",
+                "No number of shards carries this load with cores at most {:.0} % busy, and as soon as asked.",
                 answer.target_utilisation * 100.0
             );
         };
@@ -116,7 +116,7 @@ impl Told<'_> {
     fn write_shards(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let answer = &self.answer;
         let knee = match answer.knee_utilisation {
-            Some(busy) => format!("the knee is at {:.0} %, by the sweep", busy * 100.0),
+            Some(busy) => format!("the knee of p50 is at {:.0} %, by the sweep", busy * 100.0),
             None => "the sweep found no knee".into(),
         };
         line(f, "target", &format!("{:.0} % of a core at most", answer.target_utilisation * 100.0), &knee)?;
@@ -148,7 +148,7 @@ impl Told<'_> {
                 "latency",
                 &figure,
                 &format!(
-                    "turn x turns at that utilisation in the sweep; off by {:.0} % at the median",
+                    "by the sweep at that utilisation, or two turns; p99 off by {:.0} % at the median",
                     self.fitted.check.p99.median * 100.0
                 ),
             )?;

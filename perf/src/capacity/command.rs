@@ -139,7 +139,7 @@ impl MeasureArgs {
             return Err(Failure::Arguments("--seconds must be at least 0.1".into()));
         }
         if self.server_cpu == self.client_cpu {
-            return Err(Failure::Arguments("--server-cpu and --client-cpu must be two".into()));
+            return Err(Failure::Arguments("--server-cpu and --client-cpu are one; each needs its own".into()));
         }
         let database_url = match self.database_from_env {
             true => Some(std::env::var("DATABASE_URL").map_err(|_| no_variable())?),

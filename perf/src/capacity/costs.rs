@@ -190,8 +190,10 @@ pub(crate) struct Curve {
     pub(crate) members: usize,
     pub(crate) text_bytes: usize,
     pub(crate) points: Vec<Point>,
-    /// The place of the knee among them, if there is one.
+    /// The place among them where the median begins to climb: messages wait for each other from there on.
     pub(crate) knee: Option<usize>,
+    /// And where the 99th percentile does: often far earlier, for the writer and the disk need their time too.
+    pub(crate) tail_knee: Option<usize>,
 }
 
 /// One rate of the sweep.

@@ -105,14 +105,15 @@ pub(crate) fn loads(is_quick: bool, rounds: usize) -> Vec<Shape> {
 }
 
 /// The sweep: at those messages a second in all of its rooms, rising, and beyond.
-pub(crate) fn sweep(is_quick: bool, messages_per_second: &[f64]) -> Vec<Shape> {
+pub(crate) fn sweep(is_quick: bool, messages_per_second: &[f64], rounds: usize) -> Vec<Shape> {
     let beyond: &[f64] = if is_quick { &QUICK_BEYOND } else { &BEYOND };
     let last = messages_per_second.last().copied().unwrap_or(1000.0);
     let (rooms, members, text_bytes) = SWEEP;
     let rates = messages_per_second.iter().copied().chain(beyond.iter().map(|times| last * times));
     let mut rates: Vec<f64> = rates.map(|rate| (rate / rooms as f64).round().max(1.0)).collect();
     rates.dedup();
-    rates.into_iter().map(|rate| shape(Purpose::Sweep, (rooms, members, rate, text_bytes), 0)).collect()
+    let of = |round: usize| move |rate: &f64| shape(Purpose::Sweep, (rooms, members, *rate, text_bytes), round);
+    (0..rounds).flat_map(|round| rates.iter().map(of(round)).collect::<Vec<_>>()).collect()
 }
 
 /// Rooms, and users of each, that the fixtures need; a room has its users sit several times where it has too few.
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_sweep_goes_past_the_busiest_rate_that_it_is_given() {
-        let sweep = sweep(false, &[100.0, 1000.0, 1001.0, 20_000.0]);
+        let sweep = sweep(false, &[100.0, 1000.0, 1001.0, 20_000.0], 1);
         let rates: Vec<f64> = sweep.iter().map(|shape| shape.messages_per_second).collect();
         assert_eq!(rates, [10.0, 100.0, 2000.0, 3000.0, 5000.0, 8000.0, 12_000.0]);
     }

@@ -26,8 +26,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Seconds between heartbeats while idle connections are measured, and how many of those seconds are. Often, so that a
 /// short time shows what they cost; the costs are told for the default, [`HEARTBEAT_SECONDS`].
-const IDLE_HEARTBEAT_SECONDS: f64 = 5.0;
-const IDLE_SECONDS: f64 = 10.0;
+const IDLE: (f64, f64) = (5.0, 10.0);
+const QUICK_IDLE: (f64, f64) = (1.0, 2.0);
 const HEARTBEAT_SECONDS: f64 = 25.0;
 
 /// Segments with data that a connection takes without any message, both ways: upgrade, greeting, close, a heartbeat.
@@ -135,7 +135,7 @@ impl Bench<'_> {
             return Ok(());
         }
         let (shard, writer) = self.threads();
-        if self.run_all(&design::sweep(is_quick, &sweep_rates(is_quick, &shard, &writer)))? {
+        if self.run_all(&design::sweep(is_quick, &sweep_rates(is_quick, &shard, &writer), self.order.rounds))? {
             self.costs.fitted = Some(self.fit(shard, writer));
             self.costs.write(&self.order.out)?;
         }
@@ -211,9 +211,10 @@ impl Bench<'_> {
     fn idle(&self, rooms: usize, members: usize) -> Result<Idle, String> {
         eprintln!("idle: {rooms} x {members}");
         let seats = self.fixtures.rooms(rooms, members)?;
-        let server = self.start(&["--ping-interval-seconds", &IDLE_HEARTBEAT_SECONDS.to_string()])?;
+        let (heartbeat, seconds) = if self.order.is_quick { QUICK_IDLE } else { IDLE };
+        let server = self.start(&["--ping-interval-seconds", &heartbeat.to_string()])?;
         let pids = server.pids();
-        let hold = Duration::from_secs_f64(IDLE_SECONDS);
+        let hold = Duration::from_secs_f64(seconds);
         let report = on_cpu(Some(self.order.client_cpu), || crate::idle::run(&server.url, &seats, 1, hold, &pids))??;
         server.stop()?;
         let threads = |cpu: Option<&ServerCpu>| cpu.map(Threads::of).unwrap_or_default();
@@ -226,7 +227,7 @@ impl Bench<'_> {
             connections_per_second: report.connections_per_second,
             shard_ns_per_connection: connecting.shard_ns / opened,
             control_ns_per_connection: connecting.control_ns / opened,
-            cores: held.shard_ns / 1e9 / IDLE_SECONDS * IDLE_HEARTBEAT_SECONDS / HEARTBEAT_SECONDS,
+            cores: held.shard_ns / 1e9 / seconds * heartbeat / HEARTBEAT_SECONDS,
             rss_bytes_before: report.memory_before.map_or(0.0, |memory| memory.rss_bytes as f64),
             rss_bytes_grown: report.bytes_per_connection.map_or(0.0, |each| each.rss as f64 * opened),
             kernel_bytes_per_connection: report.kernel_slab_bytes_per_connection as f64,
@@ -254,7 +255,9 @@ impl Bench<'_> {
         let p99 = |run: &Run| {
             let demand = run.demand();
             let others = writer.cores(&demand);
-            curve.expect(&shard.settle(&demand, others), others).map(|latency| latency.p99_us)
+            curve
+                .expect(&shard.settle(&demand, others), others, shard.longest_seconds(&demand))
+                .map(|latency| latency.p99_us)
         };
         let learned: Vec<&Run> = runs.iter().filter(|run| run.shape.purpose != Purpose::Sweep).collect();
         let check = calibrate::check(&self.costs.runs, &shard, &writer, &storage, p99);

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::demand::Demand;
+use super::demand::{Class, Demand};
 
 /// The longest cycle that is looked for: a shard that needs longer cannot carry its load.
 const CYCLE_SECONDS_MAX: f64 = 1.0;
@@ -156,6 +156,14 @@ impl Shard {
         high
     }
 
+    /// The longest turn that is not rare: one that sends to all of the largest room that has a hundredth of the deliveries.
+    pub(crate) fn longest_seconds(&self, demand: &Demand) -> f64 {
+        let all = demand.deliveries();
+        let is_not_rare = |class: &&Class| class.rooms * class.members * class.messages_per_second >= 0.01 * all;
+        let members = demand.classes.iter().filter(is_not_rare).map(|class| class.members).fold(0.0, f64::max);
+        self.sync_seconds + (self.turn_ns + members * self.send_ns) / 1e9
+    }
+
     /// How many times as much may be said until the core, of which others take `others(factor)`, is `busy` for the first
     /// time. Within a tenth; at least 1, at most a million. A room that shares sends more may take less again later.
     pub(crate) fn headroom(&self, demand: &Demand, others: impl Fn(f64) -> f64, busy: f64) -> f64 {
@@ -259,6 +267,17 @@ mod tests {
         }
         let crowded = SHARD.settle(&demand, 0.5);
         assert!(crowded.cycle_seconds > SHARD.settle(&demand, 0.0).cycle_seconds);
+    }
+
+    #[test]
+    fn the_longest_turn_is_that_of_a_large_room_unless_it_is_rare() {
+        let mut demand = Demand::of(100.0, 10.0, 1.0, 64.0);
+        let small = SHARD.longest_seconds(&demand);
+        let large = Class { rooms: 1.0, members: 10_000.0, messages_per_second: 0.1, text_bytes: 64.0, here: 1.0 };
+        demand.classes.push(large);
+        assert!((SHARD.longest_seconds(&demand) - small - 9990.0 * 3500e-9).abs() < 1e-9);
+        demand.classes[1].messages_per_second = 1e-4;
+        assert_eq!(SHARD.longest_seconds(&demand), small);
     }
 
     #[test]

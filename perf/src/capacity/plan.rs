@@ -7,6 +7,7 @@ use super::costs::{Fitted, Setup};
 use super::demand::{Class, Demand, record_bytes};
 use super::model::State;
 use super::profile::Profile;
+use crate::report::grouped;
 
 /// The most shards that a server has.
 const SHARDS_MAX: usize = ringroom::limits::SHARDS_MAX;
@@ -130,7 +131,8 @@ pub(crate) fn plan(setup: &Setup, costs: &Fitted, profile: &Profile) -> Answer {
         .map(|(rooms, class)| class.members > SPILL_MEMBERS || hot_rooms.iter().any(|hot| hot.name == rooms.name))
         .collect();
     let shards = (1..=SHARDS_MAX).map(|count| shards(costs, &peak, &spilled, count));
-    let shards = shards.into_iter().find(|shards| shards.utilisation <= target_utilisation);
+    let is_soon = |shards: &Shards| profile.p99_ms.zip(shards.p99_us).is_none_or(|(most, p99_us)| p99_us <= most * 1e3);
+    let shards = shards.into_iter().find(|shards| shards.utilisation <= target_utilisation && is_soon(shards));
     let writer_cores = costs.writer.cores(&peak);
     let connections = peak.connections();
     let of_shards = costs.admission.shard_ns / shards.as_ref().map_or(1.0, |shards| shards.count as f64);
@@ -216,7 +218,7 @@ fn shards(costs: &Fitted, peak: &Demand, spilled: &[bool], count: usize) -> Shar
     let more = |class: &Class| Class { rooms: class.rooms * (1.0 + above_mean), ..*class };
     let busiest = Demand { classes: mean.classes.iter().map(more).collect() };
     let state = costs.shard.settle(&busiest, 0.0);
-    let latency = costs.curve.expect(&state, 0.0);
+    let latency = costs.curve.expect(&state, 0.0, costs.shard.longest_seconds(&busiest));
     let knee = costs.curve.knee_utilisation();
     Shards {
         count,
@@ -295,7 +297,9 @@ fn warnings(setup: &Setup, costs: &Fitted, profile: &Profile, peak: &Demand, ans
         ("cores of a shard", of_shard(|shards| shards.utilisation), range.shard_cores_max),
     ] {
         if value > bound * 1.01 {
-            warnings.push(format!("{value:.2} {what} is beyond the {bound:.2} that were measured: an extrapolation"));
+            let [value, bound] =
+                [value, bound].map(|number| if number < 10.0 { format!("{number:.2}") } else { grouped(number) });
+            warnings.push(format!("{value} {what} is beyond the {bound} that were measured: an extrapolation"));
         }
     }
     let check = &costs.check;
@@ -326,7 +330,7 @@ fn warnings(setup: &Setup, costs: &Fitted, profile: &Profile, peak: &Demand, ans
         warnings.push("the target is beyond the knee: latency climbs steeply there".into());
     }
     if answer.shards.is_none() {
-        warnings.push(format!("{SHARDS_MAX} shards are the most there are, and are not enough for the target"));
+        warnings.push(format!("{SHARDS_MAX} shards are the most there are, and are not enough for the utilisation and the p99 that are asked for"));
     }
     warnings
 }
@@ -367,7 +371,7 @@ mod tests {
                 measured: vec![Stored { text_bytes: 100.0, message_bytes: 300.0 }],
                 log_bytes_per_message: None,
             },
-            curve: Curve { rooms: 1, members: 1, text_bytes: 64, points, knee: Some(1) },
+            curve: Curve { rooms: 1, members: 1, text_bytes: 64, points, knee: Some(1), tail_knee: None },
             check: Check { cpu: Errors { runs: 9, median: 0.05, ..Errors::default() }, ..Check::default() },
             range: Range {
                 connections_max: far,
@@ -442,6 +446,18 @@ mod tests {
     }
 
     #[test]
+    fn more_shards_are_taken_for_a_lower_p99() {
+        let load = rooms(1000.0, 50.0, 1.0);
+        let (any, soon) = (answer(&load), answer(&format!("p99_ms = 1.2\n{load}")));
+        let (any, soon) = (any.shards.unwrap(), soon.shards.unwrap());
+        assert!(soon.count > any.count && soon.p99_us.unwrap() <= 1200.0, "{any:?} {soon:?}");
+        // No number of shards makes the disk faster.
+        let never = answer(&format!("p99_ms = 0.1\n{load}"));
+        assert!(never.shards.is_none() && never.cpus.is_none());
+        assert!(never.warnings.iter().any(|warning| warning.contains("not enough")), "{:?}", never.warnings);
+    }
+
+    #[test]
     fn a_room_beyond_a_core_is_named_and_spills() {
         let mut costs = costs();
         // Without the sends that a busy room saves, or no room would ever be too much.
@@ -471,7 +487,7 @@ mod tests {
         );
         let warnings = plan(&setup(), &costs, &Profile::parse(&profile).unwrap()).warnings.join("\n");
         for words in [
-            "10.00 connected members",
+            "10 connected members",
             "off by 30 %",
             "durability sync, the profile has commit",
             "cannot be had",

@@ -15,6 +15,8 @@ pub(crate) struct Profile {
     pub(crate) database: Option<String>,
     /// How busy a shard's core is to be, at the peak.
     pub(crate) target_utilisation: Option<f64>,
+    /// What the 99th percentile may be at most, at the peak.
+    pub(crate) p99_ms: Option<f64>,
     /// How soon everyone must be back after a restart.
     pub(crate) reconnect_seconds: f64,
     pub(crate) rooms: Vec<Rooms>,
@@ -44,6 +46,7 @@ struct RawProfile {
     durability: Option<Spanned<String>>,
     database: Option<Spanned<String>>,
     target_utilisation: Option<Spanned<f64>>,
+    p99_ms: Option<Spanned<f64>>,
     reconnect_seconds: Option<Spanned<f64>>,
     rooms: Vec<Spanned<RawRooms>>,
 }
@@ -110,8 +113,15 @@ impl Profile {
             text_bytes,
             peak: 1.0,
         };
-        let (durability, database, target_utilisation) = (None, None, None);
-        Ok(Self { durability, database, target_utilisation, reconnect_seconds: RECONNECT_SECONDS, rooms: vec![all] })
+        let (durability, database, target_utilisation, p99_ms) = (None, None, None, None);
+        Ok(Self {
+            durability,
+            database,
+            target_utilisation,
+            p99_ms,
+            reconnect_seconds: RECONNECT_SECONDS,
+            rooms: vec![all],
+        })
     }
 
     /// At the busiest time.
@@ -145,6 +155,7 @@ impl RawProfile {
             durability: word(self.durability, "durability", &["commit", "sync", "journal", "none"])?,
             database: word(self.database, "database", &["sqlite", "postgres"])?,
             target_utilisation: within(self.target_utilisation, "target_utilisation", 0.01, 1.0)?,
+            p99_ms: within(self.p99_ms, "p99_ms", 0.001, 1e6)?,
             reconnect_seconds: within(self.reconnect_seconds, "reconnect_seconds", 0.1, 1e6)?
                 .unwrap_or(RECONNECT_SECONDS),
             rooms: self

@@ -113,11 +113,16 @@ fn write_curve(f: &mut Formatter<'_>, fitted: &Fitted) -> fmt::Result {
     for (at, point) in curve.points.iter().enumerate() {
         let (asked, reached) = (grouped(point.messages_per_second_asked), grouped(point.messages_per_second));
         write!(f, "            {:>4.0} %{asked:>9}{reached:>11}", point.utilisation * 100.0)?;
-        let mark = if curve.knee == Some(at) { "  knee" } else { "" };
+        let mark = match (curve.knee == Some(at), curve.tail_knee == Some(at)) {
+            (true, true) => "  knee",
+            (true, false) => "  knee of p50",
+            (false, true) => "  knee of p99",
+            (false, false) => "",
+        };
         writeln!(f, "{:>9}{:>9}{mark}", grouped(point.p50_us), grouped(point.p99_us))?;
     }
     if curve.knee.is_none() {
-        writeln!(f, "            no knee: latency does not climb from a flat part")?;
+        writeln!(f, "            no knee of p50: it does not climb from a flat part")?;
     }
     Ok(())
 }
