@@ -104,8 +104,8 @@ impl Told<'_> {
         }
         writeln!(f, ".")?;
         answer.hot_rooms.iter().try_for_each(|hot| {
-            writeln!(f, "One room of {:?} alone is {:.0} % of a core: it must spill over to other shards, with spill_members = {:.0}.",
-                hot.name, hot.utilisation * 100.0, hot.spill_members)
+            writeln!(f, "One room of {:?} alone would keep a core {:.0} % busy: it must spill over to other shards, with spill_members = {:.0}.",
+                hot.name, hot.utilisation.min(1.0) * 100.0, hot.spill_members)
         })
     }
 

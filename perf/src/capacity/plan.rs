@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::costs::{Fitted, Setup};
 use super::demand::{Class, Demand, record_bytes};
-use super::model::State;
+use super::model::{State, groups};
 use super::profile::Profile;
 use crate::report::grouped;
 
@@ -208,7 +208,8 @@ fn above_mean(peak: &Demand, spilled: &[bool], count: usize) -> f64 {
     if mean <= 0.0 {
         return 0.0;
     }
-    (2.0 * count.ln()).sqrt() * (squares * (1.0 - 1.0 / count) / count).sqrt() / mean
+    // A sum of nothing is -0.
+    (2.0 * count.ln()).sqrt() * (squares.abs() * (1.0 - 1.0 / count) / count).sqrt() / mean
 }
 
 fn shards(costs: &Fitted, peak: &Demand, spilled: &[bool], count: usize) -> Shards {
@@ -262,8 +263,10 @@ fn memory(costs: &Fitted, peak: &Demand, shards: usize) -> MemoryNeed {
 
 fn journal(setup: &Setup, costs: &Fitted, peak: &Demand, spilled: &[bool], shards: usize) -> Option<JournalNeed> {
     let is_kept = matches!(setup.durability.as_str(), "sync" | "journal");
-    let state = costs.shard.settle(&part(peak, spilled, shards), 0.0);
-    let writes_per_second = state.work.turns * shards as f64;
+    let mean = part(peak, spilled, shards);
+    let cycle_seconds = costs.shard.settle(&mean, 0.0).cycle_seconds;
+    // A replica's messages are in its home's journal.
+    let writes_per_second = groups(mean.messages(), cycle_seconds) * shards as f64;
     let bytes_per_second = peak.sum(|class| class.messages_per_second * record_bytes(class.text_bytes));
     is_kept.then(|| JournalNeed {
         bytes_per_second,
@@ -473,6 +476,7 @@ mod tests {
             "{hot:?}"
         );
         let shards = answer.shards.unwrap();
+        assert!(answer.journal.unwrap().writes_per_second <= 210.0, "replicas write none: {:?}", answer.journal);
         assert!(shards.count > 2 && shards.above_mean < 0.1, "spread over all, it makes none the busiest: {shards:?}");
     }
 
