@@ -57,6 +57,7 @@ fn carry_out(appender: &mut Appender) {
             Op::Prepare { .. } => Done::Prepare,
             Op::Write { .. } => Done::Write,
             Op::Sync { .. } => Done::Sync,
+            Op::Cut { .. } => Done::Cut,
             Op::Remove { .. } => Done::Remove,
         };
         appender.done(done, true);

@@ -14,6 +14,9 @@
 //! - A write or a sync that fails is not repeated, for nobody knows what it left behind: the segment is left where it was
 //!   held last, and what was not held goes to the next one. What fails twice is refused, and then nothing more is taken
 //!   until a new file could be made and synced.
+//! - What was written and is refused must not be found by the next start. So it is cut off first ([`Op::Cut`]), and as long as
+//!   the disk does not even do that its senders are told nothing, for nobody knows; unless something is held in a later
+//!   segment, whose header then says the same.
 
 use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc};
 
@@ -22,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Position, Progress,
     record::{self, ALIGNMENT, Record},
+    retraction::Retraction,
     segment::{HEADER_BYTES, Header},
     stock::Stock,
 };
@@ -88,6 +92,14 @@ pub enum Op {
         /// The segment.
         number: u32,
     },
+    /// Let nothing that stands behind `keep` be found any more, nor the file of segment `remove`, and let that reach the
+    /// disk. No other operation is under way meanwhile.
+    Cut {
+        /// Where the last record ends that is held, if there is one.
+        keep: Option<Position>,
+        /// A segment of which nothing is held.
+        remove: Option<u32>,
+    },
     /// Remove the file of segment `number`.
     Remove {
         /// The segment.
@@ -104,6 +116,8 @@ pub enum Done {
     Write,
     /// [`Op::Sync`].
     Sync,
+    /// [`Op::Cut`].
+    Cut,
     /// [`Op::Remove`].
     Remove,
 }
@@ -134,6 +148,7 @@ pub struct Appender {
     syncing: Option<usize>,
     segment: Segment,
     stock: Stock,
+    retraction: Retraction,
     /// Something was refused because the disk failed, and no file could be made since.
     is_broken: bool,
     outcomes: VecDeque<Outcome>,
@@ -183,6 +198,7 @@ impl Appender {
             syncing: None,
             segment,
             stock,
+            retraction: Retraction::default(),
             is_broken: false,
             outcomes: VecDeque::new(),
         }
@@ -247,12 +263,14 @@ impl Appender {
 
     /// Nothing is under way, and nothing waits.
     pub fn is_idle(&self) -> bool {
-        self.open.is_empty() && self.queue.is_empty() && !self.is_writing() && self.stock.is_idle()
+        let has_written = self.open.is_empty() && self.queue.is_empty() && !self.is_writing();
+        has_written && self.stock.is_idle() && self.retraction.is_empty()
     }
 
     /// What could not be done is tried again. To be called now and then.
     pub fn tick(&mut self) {
         self.stock.tick();
+        self.retraction.tick();
     }
 
     fn is_writing(&self) -> bool {
@@ -281,7 +299,11 @@ impl Appender {
 
     /// What is to be done next, beside what is under way.
     pub fn next_op(&mut self) -> Option<Op> {
+        if self.retraction.is_under_way() {
+            return None;
+        }
         self.sync()
+            .or_else(|| self.cut())
             .or_else(|| self.write())
             .or_else(|| self.stock.prepare(self.segment.number + 1))
             .or_else(|| self.stock.remove())
@@ -293,6 +315,15 @@ impl Appender {
         }
         self.syncing = Some(self.unsynced.len());
         Some(Op::Sync { number: self.segment.number })
+    }
+
+    fn cut(&mut self) -> Option<Op> {
+        // Removals wait too: with nothing else under way the file that is cut is nobody else's.
+        if self.is_writing() || !self.stock.is_idle() {
+            return None;
+        }
+        let Segment { number: segment, held: offset, .. } = self.segment;
+        self.retraction.cut((offset > 0).then_some(Position { segment, offset }))
     }
 
     fn write(&mut self) -> Option<Op> {
@@ -355,6 +386,10 @@ impl Appender {
                 self.syncing = None;
                 self.segment.has_failed = true;
             }
+            Done::Cut => {
+                let sequences = self.retraction.cut_ended(is_ok);
+                self.refuse(sequences);
+            }
             Done::Remove => self.stock.removed(is_ok, self.segment.number),
         }
         if self.segment.has_failed && self.writing.is_empty() && self.syncing.is_none() {
@@ -366,6 +401,9 @@ impl Appender {
         self.stock.prepared(is_ok, self.segment.number);
         if is_ok {
             self.is_broken = false;
+            if self.stock.has(self.segment.number + 1) {
+                self.retraction.replaced(self.segment.number + 1);
+            }
         } else {
             self.refuse_what_does_not_fit();
         }
@@ -386,6 +424,11 @@ impl Appender {
 
     /// The oldest chunks that were written are held.
     fn hold(&mut self, count: usize) {
+        if count > 0 {
+            // They were in an earlier segment, or in another file of this one's number.
+            let sequences = self.retraction.overtaken();
+            self.refuse(sequences);
+        }
         for chunk in self.unsynced.drain(..count) {
             self.segment.held = chunk.end;
             self.outcomes.push_back(Outcome { sequences: chunk.sequences, is_held: true });
@@ -402,6 +445,7 @@ impl Appender {
         self.segment.end = self.rules.segment_bytes;
         if self.segment.held == 0 {
             // Nothing in it counts: another file takes its number.
+            self.retraction.note_ruin(self.segment.number);
             self.segment.number -= 1;
             self.segment.held = self.segment.previous_end;
             self.stock.return_to(self.segment.number);
@@ -438,8 +482,17 @@ impl Appender {
     fn refuse_from(&mut self, first: usize) {
         for chunk in self.queue.drain(first..) {
             self.queue_bytes -= chunk.bytes.len();
-            self.outcomes.push_back(Outcome { sequences: chunk.sequences, is_held: false });
+            match chunk.has_failed {
+                // It may be there, as a whole.
+                true => self.retraction.add(chunk.sequences),
+                false => self.outcomes.push_back(Outcome { sequences: chunk.sequences, is_held: false }),
+            }
         }
+    }
+
+    fn refuse(&mut self, records: Vec<RangeInclusive<u64>>) {
+        let refused = records.into_iter().map(|sequences| Outcome { sequences, is_held: false });
+        self.outcomes.extend(refused);
     }
 }
 
@@ -468,6 +521,7 @@ mod tests {
             Op::Prepare { .. } => Done::Prepare,
             Op::Write { .. } => Done::Write,
             Op::Sync { .. } => Done::Sync,
+            Op::Cut { .. } => Done::Cut,
             Op::Remove { .. } => Done::Remove,
         }
     }
@@ -562,10 +616,15 @@ mod tests {
             hand.end(Done::Write, true);
             hand.end(Done::Sync, false);
         }
+        assert_eq!(hand.outcomes(), [], "its bytes are there");
+        for is_ok in [false, true] {
+            assert_eq!(hand.under_way, [Op::Cut { keep: None, remove: Some(1) }]);
+            assert_eq!(hand.end(Done::Cut, is_ok), 1);
+            hand.appender.tick();
+            hand.pump();
+        }
         assert_eq!(hand.outcomes(), [(1, 1, false)]);
         assert!(!hand.say(), "nothing more is taken");
-        hand.appender.tick();
-        hand.pump();
         assert!(!hand.say());
         hand.end(Done::Prepare, true);
         assert!(hand.say(), "a new file could be made and synced");
@@ -587,6 +646,7 @@ mod tests {
         hand.pump();
         hand.end(Done::Prepare, false);
         hand.end(Done::Write, false);
+        hand.end(Done::Cut, true);
         let outcomes = hand.outcomes();
         assert!(outcomes.iter().all(|(.., is_held)| !is_held) && outcomes[0].0 > 1, "{outcomes:?}");
         assert_eq!(outcomes.last().map(|(first, ..)| *first), Some(1), "{outcomes:?}");

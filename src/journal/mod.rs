@@ -19,6 +19,7 @@ pub mod pending;
 pub mod place;
 pub mod record;
 pub mod recovery;
+mod retraction;
 pub mod scan;
 pub mod segment;
 mod stock;

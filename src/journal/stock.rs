@@ -64,7 +64,7 @@ impl Stock {
 
     /// Nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        !matches!(self.spare, Spare::Coming { .. }) && self.removing.is_none()
+        !self.is_preparing() && self.removing.is_none()
     }
 
     // ---- How many ---------------------------------------------------------------------------------------------------
@@ -102,9 +102,19 @@ impl Stock {
 
     // ---- The present segment comes and goes -------------------------------------------------------------------------
 
+    /// Whether the file of segment `number` is there, and not in use yet.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.spare == Spare::Ready { number }
+    }
+
+    /// The next segment's file is under way.
+    pub(super) fn is_preparing(&self) -> bool {
+        matches!(self.spare, Spare::Coming { .. })
+    }
+
     /// Gives the file of segment `number` away, if it is there.
     pub(super) fn take(&mut self, number: u32) -> bool {
-        let is_ready = self.spare == Spare::Ready { number };
+        let is_ready = self.has(number);
         if is_ready {
             self.spare = Spare::None;
         }

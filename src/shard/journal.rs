@@ -75,6 +75,8 @@ struct Inner {
     is_full: Cell<bool>,
     /// A segment could not be removed when it was last tried.
     has_litter: Cell<bool>,
+    /// What is to be refused could not be taken back when that was last tried.
+    is_in_doubt: Cell<bool>,
     counters: Arc<Counters>,
     bells: Bells,
 }
@@ -102,6 +104,7 @@ impl Journal {
             ring_ticks: Cell::new(0),
             is_full: Cell::new(false),
             has_litter: Cell::new(false),
+            is_in_doubt: Cell::new(false),
             counters,
             bells,
         }))
@@ -189,6 +192,7 @@ impl Inner {
             Err(error) => self.tell_failure(done, &error),
             Ok(()) if done == Done::Remove => self.has_litter.set(false),
             Ok(()) if done == Done::Prepare => self.made_file(),
+            Ok(()) if done == Done::Cut => self.is_in_doubt.set(false),
             Ok(()) => {}
         }
         self.appender.borrow_mut().done(done, is_ok);
@@ -245,6 +249,7 @@ impl Inner {
                 };
                 (Done::Sync, synced)
             }
+            Op::Cut { keep, remove } => (Done::Cut, self.cut(keep, remove).await),
             Op::Remove { number } => (Done::Remove, absent_is_fine(remove_file(self.path(number)).await).map(drop)),
         }
     }
@@ -269,6 +274,24 @@ impl Inner {
         // The segment before it may still be written.
         open.retain(|(other, _)| *other == number - 1);
         open.push((number, Rc::new(file)));
+        Ok(())
+    }
+
+    /// Makes what stands behind `keep` unreadable, and removes the file of segment `remove`.
+    async fn cut(&self, keep: Option<Position>, remove: Option<u32>) -> io::Result<()> {
+        if let Some(Position { segment, offset }) = keep {
+            match OpenOptions::new().write(true).open(self.path(segment)).await {
+                Ok(file) => {
+                    blank(&file, offset, self.files.segment_bytes).await?;
+                    file.sync_all().await?;
+                }
+                Err(error) => absent_is_fine(Err(error)).map(drop)?,
+            }
+        }
+        if let Some(number) = remove {
+            absent_is_fine(remove_file(self.path(number)).await)?;
+            File::open(&self.files.directory).await?.sync_all().await?;
+        }
         Ok(())
     }
 
@@ -300,6 +323,16 @@ impl Inner {
             Done::Prepare => "a new segment cannot be made",
             Done::Write => "a write failed",
             Done::Sync => "a sync failed",
+            Done::Cut if self.is_in_doubt.replace(true) => return,
+            Done::Cut => {
+                return tracing::error!(
+                    %error,
+                    shard,
+                    %directory,
+                    "journal: messages that could not be held cannot be taken back either. Their senders are told nothing until \
+                     the disk answers, for the next start may find them"
+                );
+            }
             Done::Remove if self.has_litter.replace(true) => return,
             Done::Remove => {
                 return tracing::warn!(%error, shard, %directory, "a segment that nobody needs any more cannot be removed");
@@ -342,6 +375,30 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Lets a file read as zeros between these offsets. Room on the disk is not needed for it.
+async fn blank(file: &File, from: u32, until: u32) -> io::Result<()> {
+    if from >= until {
+        return Ok(());
+    }
+    let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    match file.fallocate(from.into(), (until - from).into(), flags).await {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => write_zeros(file, from, until).await,
+        result => result,
+    }
+}
+
+/// The same where a file system knows no holes.
+async fn write_zeros(file: &File, from: u32, until: u32) -> io::Result<()> {
+    const PIECE_BYTES: u32 = 256 * 1024;
+    let mut at = from;
+    while at < until {
+        let len = PIECE_BYTES.min(until - at);
+        file.write_all_at(vec![0; len as usize], at.into()).await.0?;
+        at += len;
+    }
+    Ok(())
 }
 
 /// Some file systems cannot allocate ahead; a segment grows there as it is written.

@@ -12,6 +12,7 @@ use std::{
 
 use rand::{RngExt, rngs::StdRng};
 use ringroom::journal::{
+    Position,
     appender::{Done, Op},
     segment::file_name,
 };
@@ -24,7 +25,7 @@ pub enum Fate {
     /// It fails, and nothing of it was done.
     Fails,
     /// It fails, and a part of it was done: the first half of a write or of what a sync should cover, the new name of a file,
-    /// the removal itself.
+    /// the removal itself; of a cut what is not synced yet.
     Halves,
 }
 
@@ -71,6 +72,16 @@ impl Disk {
                 self.durable.get_mut(number).expect("a file to sync")[..len].copy_from_slice(&self.syncing[..len]);
                 Done::Sync
             }
+            Op::Cut { keep, remove } => {
+                if let Some(Position { segment, offset }) = keep.filter(|_| fate != Fate::Fails) {
+                    self.blank(segment, offset, fate == Fate::Done);
+                }
+                if let Some(number) = remove.filter(|_| fate == Fate::Done) {
+                    let _ = fs::remove_file(self.path(number));
+                    self.durable.remove(&number);
+                }
+                Done::Cut
+            }
             Op::Remove { number } => {
                 if fate != Fate::Fails {
                     let _ = fs::remove_file(self.path(*number));
@@ -80,6 +91,14 @@ impl Disk {
             }
         };
         (done, fate == Fate::Done)
+    }
+
+    fn blank(&mut self, number: u32, from: u32, is_synced: bool) {
+        self.write(number, from, &vec![0; (self.segment_bytes - from) as usize]);
+        if is_synced {
+            let now = self.bytes(number);
+            self.durable.insert(number, now);
+        }
     }
 
     fn make(&mut self, number: u32, reuse: Option<u32>) {
