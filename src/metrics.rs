@@ -121,6 +121,8 @@ counters! {
     journal_syncs,
     /// Operations on the journal's files that failed.
     journal_failures,
+    /// Reads of a running server's journals, for the database, that failed.
+    journal_unread,
     /// Places of the journal that could not be read and were kept aside.
     journal_damaged,
     /// Messages that were read from an earlier run's journal.

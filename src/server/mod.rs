@@ -274,7 +274,7 @@ fn finished(unfinished: Unfinished) -> Result<(), String> {
     let Unfinished { in_doubt, lost, in_journal } = unfinished;
     if in_journal {
         tracing::warn!(
-            "the database did not come back: the journal keeps what is not saved, and the next start saves it"
+            "not everything could be saved: the journal keeps what is not saved, and the next start saves it"
         );
     }
     match (in_doubt, lost) {

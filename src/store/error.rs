@@ -38,6 +38,8 @@ pub enum InsertError {
     Refused(String),
     /// Nothing of the batch is in the table, and not for a fault of its rows: later may do.
     NotSent(String),
+    /// Nothing of the batch is in the table. The database can be asked, and takes no rows from us at all until somebody acts.
+    Barred(String),
     /// The connection was lost, or no answer came, while the batch might have been committed.
     InDoubt(String),
 }
@@ -46,7 +48,20 @@ impl InsertError {
     /// The text alone.
     pub fn text(&self) -> &str {
         match self {
-            InsertError::Refused(text) | InsertError::NotSent(text) | InsertError::InDoubt(text) => text,
+            InsertError::Refused(text)
+            | InsertError::NotSent(text)
+            | InsertError::Barred(text)
+            | InsertError::InDoubt(text) => text,
+        }
+    }
+}
+
+/// Before an insert there must be a connection.
+impl From<StoreError> for InsertError {
+    fn from(error: StoreError) -> InsertError {
+        match error {
+            StoreError::Unavailable(text) => InsertError::NotSent(text),
+            StoreError::Refused(text) => InsertError::Barred(text),
         }
     }
 }

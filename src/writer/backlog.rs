@@ -1,12 +1,15 @@
 //! What the journals hold and the database does not: the writer's reading side.
 //!
 //! In: the tails of the running shards' journals, and the segments that earlier runs left. Out: batches of records, a bounded
-//! number at a time however much there is. Blocking reads, on the writer's thread.
+//! number at a time however much there is. A journal that cannot be read is left alone for a while, and the others go on.
+//! Blocking reads, on the writer's thread.
 
 use std::{collections::VecDeque, io, ops::Range, sync::PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
+use super::trouble::{Trouble, UNREAD};
 use crate::journal::{
     Leftovers, Position,
     record::decode_all,
@@ -19,12 +22,22 @@ use crate::journal::{
 /// Everything that is to be saved out of journals.
 pub struct Backlog {
     tails: Vec<Tail>,
+    /// Of each tail, and of what earlier runs left.
+    troubles: Vec<Trouble>,
     limits: Limits,
     /// Which of them comes first.
     next: usize,
     leftovers: Leftovers,
     /// Of these, what was not read yet: a segment, and the place of its next range.
     old: VecDeque<(Old, usize)>,
+}
+
+/// What was read at a time.
+pub struct Batch {
+    /// What there was room for.
+    pub chunks: Vec<Chunk>,
+    /// So many journals could not be read.
+    pub failures: u64,
 }
 
 /// Records, and what is saved with them.
@@ -46,7 +59,8 @@ impl Backlog {
     /// What these tails will bring and what earlier runs left, so much at a time.
     pub fn new(tails: Vec<Tail>, leftovers: Leftovers, limits: Limits) -> Backlog {
         let old = lock(&leftovers).iter().map(|old| (old.clone(), 0)).collect();
-        let backlog = Backlog { tails, limits, next: 0, leftovers, old };
+        let troubles = (0..=tails.len()).map(|_| Trouble::default()).collect();
+        let backlog = Backlog { tails, troubles, limits, next: 0, leftovers, old };
         backlog.share_left();
         backlog
     }
@@ -60,34 +74,51 @@ impl Backlog {
 
     /// There is something to save.
     pub fn is_behind(&self) -> bool {
-        !self.old.is_empty() || self.tails.iter().any(Tail::is_behind)
+        (0..=self.tails.len()).any(|nth| self.has_more(nth))
+    }
+
+    /// Some of it may be read now.
+    pub fn is_ready(&self) -> bool {
+        (0..=self.tails.len()).any(|nth| self.has_more(nth) && self.troubles[nth].is_over())
+    }
+
+    /// When what cannot be read is to be tried again.
+    pub fn next_try(&self) -> Option<Instant> {
+        (0..=self.tails.len()).filter(|nth| self.has_more(*nth)).filter_map(|nth| self.troubles[nth].until()).min()
+    }
+
+    fn has_more(&self, nth: usize) -> bool {
+        self.tails.get(nth).map_or(!self.old.is_empty(), Tail::is_behind)
     }
 
     /// The next batch: of one journal after the other what fits. Each time another comes first: what one of them lags behind
     /// would else keep the others' waiting. What earlier runs left is one more journal, as long as there is any, and is read
     /// when it comes first or when there is nothing else.
-    ///
-    /// # Errors
-    /// When the first one cannot be read, or none but such a one has anything.
-    pub fn read(&mut self, aside: &mut Aside<'_>) -> io::Result<Vec<Chunk>> {
-        let (mut left, mut chunks) = (self.limits, Vec::new());
+    pub fn read(&mut self, aside: &mut Aside<'_>) -> Batch {
+        let (mut left, mut chunks, mut failures) = (self.limits, Vec::new(), 0);
         let count = self.tails.len() + usize::from(!self.old.is_empty());
         let first = if self.next < count { self.next } else { 0 };
         self.next = first + 1;
         for nth in (first..count).chain(0..first) {
+            if !self.has_more(nth) || !self.troubles[nth].is_over() {
+                continue;
+            }
             let read = match nth < self.tails.len() {
+                true if left.records == 0 || left.bytes == 0 => continue,
                 true => self.read_tail(nth, &mut left, &mut chunks, aside),
                 false if chunks.is_empty() => self.read_old(&mut left, &mut chunks, aside),
-                false => Ok(()),
+                false => continue,
             };
             match read {
-                Err(error) if chunks.is_empty() => return Err(error),
-                // What was read until then is not read again, so it has to be saved. The failure comes back when it is the
-                // first.
-                Ok(()) | Err(_) => {}
+                Ok(()) => self.troubles[nth].ends(),
+                // What was read of it until then is not read again, so it has to be saved.
+                Err(error) => {
+                    self.troubles[nth].fails(&UNREAD, &error.to_string());
+                    failures += 1;
+                }
             }
         }
-        Ok(chunks)
+        Batch { chunks, failures }
     }
 
     fn read_tail(
@@ -194,12 +225,12 @@ mod tests {
     }
 
     /// The times of the next batch, which then counts as saved.
-    fn save(backlog: &mut Backlog) -> io::Result<Vec<Micros>> {
-        let chunks = backlog.read(&mut |damage| panic!("{damage:?}"))?;
+    fn save(backlog: &mut Backlog) -> Vec<Micros> {
+        let Batch { chunks, .. } = backlog.read(&mut |damage| panic!("{damage:?}"));
         let records = chunks.iter().flat_map(|chunk| decode_all(&chunk.records));
         let times = records.map(|record| record.row.timestamp).collect();
         backlog.saved(chunks);
-        Ok(times)
+        times
     }
 
     #[test]
@@ -208,7 +239,7 @@ mod tests {
         let tails = disks.iter().map(Disk::tail).collect();
         let mut backlog = Backlog::new(tails, Leftovers::default(), LIMITS);
         for expected in [&[0, 1, 2, 3][..], &[100, 101, 102, 103], &[4, 5, 6, 7], &[104, 105, 8, 9], &[]] {
-            assert_eq!(save(&mut backlog).unwrap(), expected);
+            assert_eq!(save(&mut backlog), expected);
         }
         assert!(!backlog.is_behind());
         for disk in &disks {
@@ -224,26 +255,30 @@ mod tests {
         let mut saved = Vec::new();
         for time in 100..104 {
             disk.write(ROOM, message(time));
-            saved.extend(save(&mut backlog).unwrap());
+            saved.extend(save(&mut backlog));
         }
         assert_eq!(saved, [100, 0, 101, 102, 1, 2, 3, 4, 5]);
-        assert_eq!(save(&mut backlog).unwrap(), [103]);
+        assert_eq!(save(&mut backlog), [103]);
         assert!(!backlog.is_behind() && disk.old.lock().unwrap().is_empty());
     }
 
-    #[test]
-    fn a_journal_that_cannot_be_read_takes_nothing_from_the_others() {
-        let disks = [disk(0..6), disk(100..102)];
+    #[tokio::test(start_paused = true)]
+    async fn a_journal_that_cannot_be_read_takes_nothing_from_the_others() {
+        let disks = [disk(0..10), disk(100..102)];
         let elsewhere = disks[1].folder().with_extension("elsewhere");
         let tails = disks.iter().map(Disk::tail).collect();
         let mut backlog = Backlog::new(tails, Leftovers::default(), LIMITS);
         fs::rename(disks[1].folder(), &elsewhere).unwrap();
-        assert_eq!(save(&mut backlog).unwrap(), [0, 1, 2, 3]);
-        save(&mut backlog).unwrap_err();
-        assert_eq!(save(&mut backlog).unwrap(), [4, 5]);
-        save(&mut backlog).unwrap_err();
+        assert_eq!(save(&mut backlog), [0, 1, 2, 3]);
+        assert_eq!((save(&mut backlog), backlog.next_try().is_some()), (vec![4, 5, 6, 7], true));
+        assert_eq!(save(&mut backlog), [8, 9]);
+        assert!(backlog.is_behind() && !backlog.is_ready(), "nothing is left but what cannot be read");
+        assert_eq!(save(&mut backlog), [0; 0], "and it is not tried all the time");
         fs::rename(&elsewhere, disks[1].folder()).unwrap();
-        assert_eq!(save(&mut backlog).unwrap(), [100, 101]);
+        tokio::time::sleep_until(backlog.next_try().unwrap()).await;
+        assert!(backlog.is_ready());
+        assert_eq!(save(&mut backlog), [100, 101]);
+        assert_eq!((backlog.is_behind(), backlog.next_try()), (false, None));
     }
 
     #[test]
@@ -258,11 +293,10 @@ mod tests {
         OpenOptions::new().write(true).open(&old.path).unwrap().write_all_at(&[0xff; 8], place.into()).unwrap();
         let (mut times, mut damaged) = (Vec::new(), Vec::new());
         while backlog.is_behind() {
-            let chunks = backlog.read(&mut |Damage { path, offset, bytes }| {
+            let Batch { chunks, .. } = backlog.read(&mut |Damage { path, offset, bytes }| {
                 damaged.push((path.clone(), *offset, bytes.len() as u32));
                 Ok(())
             });
-            let chunks = chunks.unwrap();
             times.extend(chunks.iter().flat_map(|chunk| decode_all(&chunk.records)).map(|record| record.row.timestamp));
             backlog.saved(chunks);
         }

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Outlets, Save, Why, Writer};
+use super::{
+    Outlets, Save, Why, Writer,
+    trouble::{AWAY, BARRED},
+};
 use crate::{
     journal::record::Record,
     store::{InsertError, Row},
@@ -73,9 +76,12 @@ impl<S: Save, O: Outlets> Writer<S, O> {
                         outcome.refused.push((piece.start, reason));
                     }
                 },
-                Err(error @ (InsertError::NotSent(_) | InsertError::InDoubt(_))) => {
+                Err(error @ (InsertError::NotSent(_) | InsertError::Barred(_) | InsertError::InDoubt(_))) => {
                     let fate = if matches!(error, InsertError::InDoubt(_)) { Fate::Unknown } else { fate };
-                    self.wait("the database is away", error.text()).await;
+                    let words = if matches!(error, InsertError::Barred(_)) { &BARRED } else { &AWAY };
+                    self.counters.commits_retried.up();
+                    let pause = self.database.fails(words, error.text());
+                    self.pause(pause).await;
                     match self.verdict(terms, fate) {
                         Verdict::TryAgain => pieces.push((piece, fate)),
                         Verdict::GiveUp => {
@@ -110,10 +116,7 @@ impl<S: Save, O: Outlets> Writer<S, O> {
     }
 
     fn committed(&mut self, rows: usize) {
-        if self.away.attempts > 0 {
-            tracing::info!(attempts = self.away.attempts, "the database is back");
-            self.away = Away::default();
-        }
+        self.database.ends();
         self.counters.commits.up();
         self.counters.rows.add(rows as u64);
     }
@@ -127,13 +130,9 @@ impl<S: Save, O: Outlets> Writer<S, O> {
         }
     }
 
-    /// Pauses, and meanwhile gives up the turns that have waited for too long.
-    pub(super) async fn wait(&mut self, what: &str, reason: &str) {
-        if self.away.attempts == 0 {
-            tracing::warn!(reason, "{what}; messages wait, and it is tried again");
-        }
-        self.counters.commits_retried.up();
-        tokio::time::sleep(self.away.pause()).await;
+    /// Pauses, and then gives up the turns that have waited for too long.
+    pub(super) async fn pause(&mut self, pause: Duration) {
+        tokio::time::sleep(pause).await;
         self.fetch();
         while !self.policy.turns_are_broadcast
             && let Some(turn) = self.queue.front()
@@ -151,23 +150,4 @@ impl<S: Save, O: Outlets> Writer<S, O> {
 pub(crate) fn halves(piece: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
     let middle = piece.start + piece.len() / 2;
     (piece.len() > 1).then_some((piece.start..middle, middle..piece.end))
-}
-
-/// How long the database has not answered.
-#[derive(Default)]
-pub(super) struct Away {
-    attempts: u32,
-}
-
-impl Away {
-    const PAUSE_MIN: Duration = Duration::from_millis(50);
-    const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-    /// The pause before the next attempt: doubling, and anything from half of it to all of it, so that many servers do not
-    /// come back to their database at the same instant.
-    fn pause(&mut self) -> Duration {
-        let doubled = Self::PAUSE_MIN * 2_u32.pow(self.attempts.min(10));
-        self.attempts += 1;
-        doubled.min(Self::PAUSE_MAX).mul_f64(rand::random_range(0.5..=1.0))
-    }
 }

@@ -9,7 +9,7 @@
 //!   `commit_delay_ms` asks for it. For what the journal holds nobody waits, so its batches keep a distance ([`PACE`]).
 //! - **A row that the database refuses** must not sink its batch: the batch is halved until the row is alone. If it has been
 //!   broadcast it goes to the dead letters, and its sender is kept from sending more like it; if not, its sender is told.
-//! - **A database that is away** is tried again, with growing pauses and jitter. What the journal holds waits as long as it
+//! - **A database that is away, or takes nothing at all,** is tried again, with growing pauses and jitter. What the journal holds waits as long as it
 //!   takes, on the disk. A message that is not broadcast yet and waited for `save_timeout_seconds` is given up, and its
 //!   sender told, as long as it certainly was not saved. A transaction whose fate is unknown is repeated until the database
 //!   answers, which does no harm, for the ids are the primary key.
@@ -18,6 +18,7 @@
 
 mod backlog;
 mod batch;
+mod trouble;
 mod turn;
 
 use std::{
@@ -28,10 +29,13 @@ use std::{
 };
 
 pub(crate) use self::batch::halves;
-use self::batch::{Away, Outcome, Terms};
 pub use self::{
-    backlog::Backlog,
+    backlog::{Backlog, Batch},
     turn::{Filling, Settled, Turn, Why},
+};
+use self::{
+    batch::{Outcome, Terms},
+    trouble::{NO_LETTERS, Trouble},
 };
 use crate::{
     identity::{RoomId, UserId},
@@ -98,7 +102,9 @@ pub struct Writer<S, O> {
     counters: Arc<Counters>,
     /// Turns that are not in a transaction yet.
     queue: VecDeque<Turn>,
-    away: Away,
+    /// Of the database, and of the file of dead letters.
+    database: Trouble,
+    letters: Trouble,
     /// The shards have ended: nothing more will come, and nobody waits for an answer.
     is_deserted: bool,
     unfinished: Unfinished,
@@ -133,7 +139,8 @@ impl<S: Save, O: Outlets> Writer<S, O> {
             outlets,
             counters,
             queue: VecDeque::new(),
-            away: Away::default(),
+            database: Trouble::default(),
+            letters: Trouble::default(),
             is_deserted: false,
             unfinished: Unfinished::default(),
         }
@@ -149,14 +156,25 @@ impl<S: Save, O: Outlets> Writer<S, O> {
                 self.save_turns(batch).await;
             }
             // A batch of each in turn: neither waits for more than one of the other.
-            if self.backlog.is_behind() && !self.unfinished.in_journal {
+            if self.backlog.is_ready() && !self.unfinished.in_journal {
                 self.save_backlog().await;
             } else if self.queue.is_empty() {
                 if self.is_deserted {
+                    // What cannot be read now, perhaps the next start can.
+                    self.unfinished.in_journal |= self.backlog.is_behind();
                     return self.unfinished;
                 }
-                self.mailbox.notice().await;
+                self.rest().await;
             }
+        }
+    }
+
+    /// Until there is news, or it is time to look again at what could not be read.
+    async fn rest(&self) {
+        match self.backlog.next_try() {
+            // Either way it is looked for letters next, so a notice that is lost here is not missed.
+            Some(until) => _ = tokio::time::timeout_at(until, self.mailbox.notice()).await,
+            None => self.mailbox.notice().await,
         }
     }
 
@@ -235,20 +253,12 @@ impl<S: Save, O: Outlets> Writer<S, O> {
 
     async fn save_backlog(&mut self) {
         let (outlets, counters) = (&mut self.outlets, &self.counters);
-        let read = self.backlog.read(&mut |damage| {
+        let Batch { chunks, failures } = self.backlog.read(&mut |damage| {
             outlets.keep_aside(damage)?;
             counters.journal_damaged.up();
             Ok(())
         });
-        let chunks = match read {
-            Ok(chunks) => chunks,
-            Err(error) => {
-                self.wait("the journal cannot be read", &error.to_string()).await;
-                // Perhaps the next start can.
-                self.unfinished.in_journal = self.is_deserted;
-                return;
-            }
-        };
+        self.counters.journal_unread.add(failures);
         let records: Vec<Record<'_>> = chunks.iter().flat_map(|chunk| decode_all(&chunk.records)).collect();
         let replayed = chunks.iter().filter(|chunk| chunk.is_old).map(|chunk| decode_all(&chunk.records).count());
         let replayed = replayed.sum::<usize>() as u64;
@@ -294,8 +304,10 @@ impl<S: Save, O: Outlets> Writer<S, O> {
                 }
                 return false;
             }
-            self.wait("dead letters cannot be written", &error.to_string()).await;
+            let pause = self.letters.fails(&NO_LETTERS, &error.to_string());
+            self.pause(pause).await;
         }
+        self.letters.ends();
         self.counters.dead_letters.add(letters.len() as u64);
         true
     }

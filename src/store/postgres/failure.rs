@@ -64,16 +64,46 @@ pub(super) fn inserting(error: &Error) -> InsertError {
         return InsertError::InDoubt(format!("the connection to Postgres failed ({})", chain(error)));
     };
     let text = format!("Postgres refused the batch ({})", said(answer));
-    match answer.code().code() {
-        // The transaction's end is not known to the server itself, or it ended our session while we waited: with
-        // synchronous replication it may have committed first.
-        "40003" | "57P01" | "57P02" => InsertError::InDoubt(text),
-        code if code.starts_with("08") => InsertError::InDoubt(text),
-        // Data exceptions, broken constraints, a view's check option, a value too big for the server, a trigger's RAISE:
-        // faults of a row. Everything else is the server's state or the operator's doing, and has been rolled back.
-        "44000" | "54000" | "P0001" => InsertError::Refused(text),
-        code if code.starts_with("22") || code.starts_with("23") => InsertError::Refused(text),
-        _ => InsertError::NotSent(text),
+    match blame(answer.code().code(), answer.routine()) {
+        Blame::Row => InsertError::Refused(text),
+        Blame::Moment => InsertError::NotSent(text),
+        Blame::Setup => InsertError::Barred(text),
+        Blame::Connection => InsertError::InDoubt(text),
+    }
+}
+
+/// What a batch was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// One of its rows: it must not keep the others waiting.
+    Row,
+    /// The state of the server, which passes by itself. The transaction was rolled back.
+    Moment,
+    /// The tables, the rights, the server's mode: no row is taken, whatever is in it. Were the rows blamed, one GRANT that is
+    /// forgotten would turn every message into a dead letter.
+    Setup,
+    /// The transaction's end is not known to the server itself, or it ended our session while we waited: with synchronous
+    /// replication it may have committed first.
+    Connection,
+}
+
+/// Judged by the SQLSTATE, and by the routine of the server's source that raised it, which no setting translates.
+fn blame(code: &str, routine: Option<&str>) -> Blame {
+    match (code, routine) {
+        // A trigger that asks for another try gets it; whatever else it raises, under whatever code, is about a row.
+        (code, Some("exec_stmt_raise")) if !code.starts_with("40") => Blame::Row,
+        // The policy of row security does not let this row in. Without a GRANT the same code comes from elsewhere.
+        ("42501", Some("ExecWithCheckOptions")) => Blame::Row,
+        ("40003" | "57P01" | "57P02", _) => Blame::Connection,
+        (code, _) => match &code[..2.min(code.len())] {
+            "08" => Blame::Connection,
+            "40" | "53" | "55" | "57" | "58" => Blame::Moment,
+            "03" | "0A" | "0B" | "0F" | "0L" | "0P" | "24" | "25" | "26" | "28" | "2B" | "2D" | "34" | "39" | "3B"
+            | "3D" | "3F" | "42" | "72" | "F0" | "HV" | "XX" => Blame::Setup,
+            // Data exceptions, broken constraints, a view's check option, values too big for the server, failures of a
+            // trigger, and every class that Postgres does not know, which is somebody's own.
+            _ => Blame::Row,
+        },
     }
 }
 
@@ -92,5 +122,52 @@ fn chain(error: &Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Blame::*, *};
+
+    #[test]
+    fn a_refusal_is_blamed_on_a_row_only_where_another_row_might_do() {
+        const RAISE: Option<&str> = Some("exec_stmt_raise");
+        for (code, routine, expected) in [
+            ("22001", None, Row),
+            ("23514", Some("ExecConstraints"), Row),
+            ("23502", None, Row),
+            ("44000", Some("ExecWithCheckOptions"), Row),
+            ("54000", None, Row),
+            ("21000", None, Row),
+            ("27000", None, Row),
+            ("38000", None, Row),
+            ("P0001", RAISE, Row),
+            ("P0004", Some("exec_stmt_assert"), Row),
+            ("45000", None, Row),
+            ("CHAT1", RAISE, Row),
+            ("42501", RAISE, Row),
+            ("55000", RAISE, Row),
+            ("53400", RAISE, Row),
+            ("08006", RAISE, Row),
+            ("42501", Some("ExecWithCheckOptions"), Row),
+            ("42501", Some("aclcheck_error"), Setup),
+            ("42P01", Some("parserOpenTable"), Setup),
+            ("42703", None, Setup),
+            ("25006", Some("PreventCommandIfReadOnly"), Setup),
+            ("39P01", None, Setup),
+            ("XX001", None, Setup),
+            ("40001", None, Moment),
+            ("40001", RAISE, Moment),
+            ("40P01", None, Moment),
+            ("53100", None, Moment),
+            ("55P03", None, Moment),
+            ("57014", Some("ProcessInterrupts"), Moment),
+            ("57P03", None, Moment),
+            ("40003", None, Connection),
+            ("57P01", Some("ProcessInterrupts"), Connection),
+            ("08006", None, Connection),
+        ] {
+            assert_eq!(blame(code, routine), expected, "{code} {routine:?}");
+        }
     }
 }

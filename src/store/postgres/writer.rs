@@ -46,7 +46,7 @@ pub struct Writer {
 struct Link {
     session: Session,
     insert: Statement,
-    /// `None` once the table turned out to take no COPY.
+    /// `None` where the table takes no COPY, or once it turned out so.
     copy: Option<Copy>,
     /// Whether none of the last batch was in the table before. A connection's first batch may have been sent on the one
     /// that was lost, or before a crash.
@@ -72,9 +72,7 @@ impl Writer {
         }
         let mut link = match self.link.take() {
             Some(link) if link.session.usable() => link,
-            _ => Link::open(&self.config, &self.database)
-                .await
-                .map_err(|error| InsertError::NotSent(error.text().to_owned()))?,
+            _ => Link::open(&self.config, &self.database).await?,
         };
         let limit = self.database.query_timeout;
         match timeout(limit, link.save(rows)).await {
@@ -115,14 +113,20 @@ impl Link {
         );
         let copy = format!("COPY {messages} ({columns}) FROM STDIN (FORMAT binary)");
         let select = format!("SELECT {columns} FROM {messages}");
-        let (insert, copy, select) = async {
+        // Known beforehand: a COPY that fails before it asks for its rows ends the connection, for `tokio-postgres` then
+        // sends one Sync more than it awaits answers.
+        let secured = "SELECT row_security_active($1::text::regclass)";
+        let (insert, copy, select, secured) = async {
             let client = &session.client;
-            tokio::try_join!(client.prepare(&insert), client.prepare(&copy), client.prepare(&select))
+            let statements = tokio::try_join!(client.prepare(&insert), client.prepare(&copy), client.prepare(&select));
+            let (insert, copy, select) = statements?;
+            Ok((insert, copy, select, client.query_one(secured, &[messages]).await?))
         }
         .await
-        .map_err(|error| failure::asking(&error))?;
+        .map_err(|error: Error| failure::asking(&error))?;
         let types = select.columns().iter().map(|column| column.type_().clone()).collect();
-        let copy = Some(Copy { statement: copy, types });
+        let is_secured: bool = secured.try_get(0).map_err(|error| failure::asking(&error))?;
+        let copy = (!is_secured).then_some(Copy { statement: copy, types });
         Ok(Link { session, insert, copy, are_new: false })
     }
 

@@ -41,8 +41,7 @@ impl Writer {
         rows.iter().try_for_each(check)?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => open_migrated(&self.path, &self.database)
-                .map_err(|error| InsertError::NotSent(error.text().to_owned()))?,
+            None => open_migrated(&self.path, &self.database)?,
         };
         let outcome = save(&mut connection, rows).map_err(|(stage, error)| meaning(stage, &error, &self.path));
         if matches!(outcome, Ok(()) | Err(InsertError::Refused(_))) && connection.is_autocommit() {
@@ -102,7 +101,7 @@ fn meaning(stage: Stage, error: &rusqlite::Error, path: &Path) -> InsertError {
         (Some(ErrorCode::DatabaseBusy | ErrorCode::DiskFull | ErrorCode::ReadOnly), Stage::Commit) => {
             InsertError::NotSent(text())
         }
-        (_, Stage::Rows) => InsertError::NotSent(text()),
+        (_, Stage::Rows) => failure(error, path).into(),
         // Of a quota or a limit, which SQLite does not know as a full disk. The last frame of the write-ahead log is what
         // commits, and without all of it in the file nothing is committed (sqlite.org/fileformat2.html, section 4).
         (Some(ErrorCode::SystemIoFailure), Stage::Commit) if extended_code(error) == Some(SQLITE_IOERR_WRITE) => {
