@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringroom::journal::segment::{Header, file_name};
+use ringroom::{
+    journal::segment::{Header, file_name},
+    store::SeededRoom,
+};
 use support::{
     DEADLINE,
     client::Client,
@@ -128,6 +131,144 @@ fn a_second_server_is_told_who_has_the_journal_and_leaves_it_alone() {
     client.leave();
     server.stop();
     assert_eq!(place.texts(room), ["one", "two"]);
+}
+
+const QUICK: [&str; 6] = ["--shards", "1", "--drain-seconds", "0", "--database-query-timeout-seconds", "1"];
+
+/// A server whose database is away, and a member who has said something that only the journal holds.
+fn talking(place: &mut Place) -> (Server, Hold, Client, SeededRoom) {
+    let room = place.seed(1, 1).remove(0);
+    let server = Server::start(place, &QUICK);
+    let mut client = Client::join(server.address, room.room, &room.users[0].token);
+    let hold = Hold::writers_of(place);
+    client.say("before");
+    assert_eq!(client.hears(), "before");
+    (server, hold, client, room)
+}
+
+/// Says this until it is refused: what was written before anybody could notice counts as held.
+fn say_until_refused(client: &mut Client, text: &str) -> usize {
+    let until = Instant::now() + DEADLINE;
+    for heard in 0.. {
+        client.say(text);
+        let answer = client.json();
+        if answer["code"] == "not_saved" {
+            return heard;
+        }
+        assert!(Instant::now() < until, "{answer}");
+        sleep(Duration::from_millis(20));
+    }
+    unreachable!()
+}
+
+/// Says this until it is not refused.
+fn say_until_heard(client: &mut Client, text: &str) {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        client.say(text);
+        let answer = client.json();
+        if answer["message"] == text {
+            return;
+        }
+        assert!(answer["code"] == "not_saved" && Instant::now() < until, "{answer}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_journal_that_is_renamed_under_a_server_is_missed_and_used_again_when_it_is_back() {
+    let mut place = Place::sqlite();
+    let (server, hold, mut client, room) = talking(&mut place);
+    let (journal, elsewhere) = (place.folder().join("journal"), place.folder().join("elsewhere"));
+    fs::rename(&journal, &elsewhere).unwrap();
+    let heard = say_until_refused(&mut client, "meanwhile");
+    server.wait_for_log("no longer at its place");
+    // A new directory is not this server's: anybody could take it.
+    fs::create_dir(&journal).unwrap();
+    let several_ticks = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < several_ticks {
+        assert_eq!(say_until_refused(&mut client, "in vain"), 0);
+    }
+    assert_eq!(files(&journal), BTreeMap::new());
+    fs::remove_dir(&journal).unwrap();
+    fs::rename(&elsewhere, &journal).unwrap();
+    say_until_heard(&mut client, "after");
+    server.wait_for_log("the journal can be written again");
+    let log = server.kill_9().log;
+    assert_eq!(log.matches("no longer at its place").count(), 1, "{log}");
+    drop(hold);
+    let server = Server::start(&place, &QUICK);
+    let texts = saved(&place, room.room, heard + 2);
+    assert_eq!((&*texts[0], &*texts[heard + 1], texts.len()), ("before", "after", heard + 2), "{texts:?}");
+    server.stop();
+}
+
+#[test]
+fn a_journal_that_is_removed_under_a_server_is_missed() {
+    let mut place = Place::sqlite();
+    let (server, hold, mut client, room) = talking(&mut place);
+    fs::remove_dir_all(place.folder().join("journal")).unwrap();
+    say_until_refused(&mut client, "meanwhile");
+    server.wait_for_log("no longer at its place");
+    let ended = server.stop();
+    assert!(ended.counter("journal_failures") > 0, "{}", ended.log);
+    drop(hold);
+    let server = Server::start(&place, &["--shards", "1"]);
+    let mut client = Client::join(server.address, room.room, &room.users[0].token);
+    client.say("after");
+    assert_eq!(client.hears(), "after");
+    assert_eq!(saved(&place, room.room, 1).last().map(String::as_str), Some("after"));
+    server.stop();
+}
+
+/// One file alone: the next one takes its place, and nobody notices but the operator.
+#[test]
+fn a_segment_that_is_removed_under_a_server_is_left_for_a_new_one() {
+    let mut place = Place::sqlite();
+    let (server, hold, mut client, room) = talking(&mut place);
+    fs::remove_file(place.folder().join("journal").join(file_name(0, 1))).unwrap();
+    server.wait_for_log("no longer at its place");
+    say_until_heard(&mut client, "after");
+    server.wait_for_log("the journal can be written again");
+    let log = server.kill_9().log;
+    assert_eq!(log.matches("no longer at its place").count(), 1, "{log}");
+    drop(hold);
+    let server = Server::start(&place, &["--shards", "1"]);
+    assert_eq!(saved(&place, room.room, 1), ["after"]);
+    server.stop();
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_for_a_while_is_told_once_and_saved_when_it_can() {
+    let mut place = Place::sqlite();
+    let room = place.seed(1, 1).remove(0);
+    let small = ["--journal-segment-bytes", "1048576", "--messages-per-second", "0"];
+    let server = Server::start(&place, &[&QUICK[..], &small].concat());
+    let mut client = Client::join(server.address, room.room, &room.users[0].token);
+    let hold = Hold::writers_of(&place);
+    let journal = place.folder().join("journal");
+    let text = "x".repeat(4000);
+    let mut said = 0;
+    // The fourth is made ready when the third one is begun. The writer has the first one open, and not the second.
+    while !journal.join(file_name(0, 4)).exists() {
+        client.say(&text);
+        assert_eq!(client.hears(), text);
+        said += 1;
+        assert!(said < 2000, "the segments do not fill");
+    }
+    let (path, away) = (journal.join(file_name(0, 2)), place.folder().join("away"));
+    fs::rename(&path, &away).unwrap();
+    drop(hold);
+    server.wait_for_log("a journal cannot be read");
+    client.say("meanwhile");
+    assert_eq!(client.hears(), "meanwhile");
+    fs::rename(&away, &path).unwrap();
+    server.wait_for_log("the journal can be read again");
+    let texts = saved(&place, room.room, said + 1);
+    assert_eq!((texts.len(), texts.last().map(String::as_str)), (said + 1, Some("meanwhile")));
+    let ended = server.stop();
+    assert!(ended.counter("journal_unread") > 0, "{}", ended.log);
+    assert_eq!(ended.log.matches("a journal cannot be read").count(), 1, "{}", ended.log);
 }
 
 #[test]

@@ -273,6 +273,26 @@ impl Appender {
         self.retraction.tick();
     }
 
+    /// The segment that is written, if a restart would have to find its file.
+    pub fn present(&self) -> Option<u32> {
+        let Segment { number, end, .. } = self.segment;
+        (end > 0 && end < self.rules.segment_bytes).then_some(number)
+    }
+
+    /// The file of segment `number` is not where a restart would look for it. If that is the present segment, it counts as
+    /// failed, and nothing more is taken until a new file could be made. Says whether it is.
+    pub fn lost(&mut self, number: u32) -> bool {
+        let is_present = self.present() == Some(number) && !self.segment.has_failed;
+        if is_present {
+            self.segment.has_failed = true;
+            self.is_broken = true;
+            // It may be gone with the same directory.
+            self.stock.renew_spare();
+            self.leave_if_failed();
+        }
+        is_present
+    }
+
     fn is_writing(&self) -> bool {
         !self.writing.is_empty() || !self.unsynced.is_empty()
     }
@@ -392,9 +412,7 @@ impl Appender {
             }
             Done::Remove => self.stock.removed(is_ok, self.segment.number),
         }
-        if self.segment.has_failed && self.writing.is_empty() && self.syncing.is_none() {
-            self.leave_failed_segment();
-        }
+        self.leave_if_failed();
     }
 
     fn prepared(&mut self, is_ok: bool) {
@@ -435,6 +453,12 @@ impl Appender {
         }
         if self.segment.held > 0 {
             self.progress.set_held(Position { segment: self.segment.number, offset: self.segment.held });
+        }
+    }
+
+    fn leave_if_failed(&mut self) {
+        if self.segment.has_failed && self.writing.is_empty() && self.syncing.is_none() {
+            self.leave_failed_segment();
         }
     }
 
@@ -650,6 +674,27 @@ mod tests {
         let outcomes = hand.outcomes();
         assert!(outcomes.iter().all(|(.., is_held)| !is_held) && outcomes[0].0 > 1, "{outcomes:?}");
         assert_eq!(outcomes.last().map(|(first, ..)| *first), Some(1), "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_segment_whose_file_is_lost_is_left_and_what_was_not_held_goes_to_a_new_one() {
+        let mut hand = Hand::new(RULES);
+        assert!(hand.say());
+        hand.hold();
+        hand.hold();
+        assert_eq!((hand.outcomes(), hand.appender.present()), (vec![(1, 1, true)], Some(1)));
+        assert!(hand.say());
+        hand.end(Done::Write, true);
+        assert!(!hand.appender.lost(2), "another one may be where it likes");
+        assert!(hand.appender.lost(1) && !hand.appender.lost(1), "and it is lost once");
+        assert!(!hand.say(), "nothing is taken on the chance that a new file can be made");
+        hand.end(Done::Sync, false);
+        let renewed = [Op::Prepare { number: 2, reuse: None }];
+        assert_eq!(hand.under_way, renewed, "the one that was ready is not trusted");
+        assert_eq!(hand.appender.present(), None);
+        hand.hold();
+        assert_eq!((hand.outcomes(), hand.appender.present()), (vec![(2, 2, true)], Some(2)));
+        assert!(hand.say());
     }
 
     #[test]

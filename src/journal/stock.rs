@@ -140,6 +140,13 @@ impl Stock {
         }
     }
 
+    /// Perhaps the file that is there has lost its name: it is made anew.
+    pub(super) fn renew_spare(&mut self) {
+        if matches!(self.spare, Spare::Ready { .. }) {
+            self.spare = Spare::None;
+        }
+    }
+
     // ---- Operations -------------------------------------------------------------------------------------------------
 
     /// Asks for the file of segment `number`, the next one, if it may be made and is not there.

@@ -14,13 +14,13 @@ use std::{
     cell::{Cell, RefCell},
     io::{self, ErrorKind},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio_uring::fs::{File, OpenOptions, remove_file, rename};
+use tokio_uring::fs::{File, OpenOptions, remove_file, rename, statx};
 
 use super::ring;
 use crate::{
@@ -68,6 +68,10 @@ struct Inner {
     appender: RefCell<Appender>,
     /// The files that are written, or will be next, by their segments' numbers.
     open: RefCell<Vec<(u32, Rc<File>)>>,
+    /// The directory as it was when the first file was made. Open, so that no other can be taken for it.
+    directory: RefCell<Option<Rc<File>>>,
+    /// It is being looked whether the present segment's file is at its place.
+    is_looking: Cell<bool>,
     disk: Cell<Disk>,
     /// For so many ticks writes go by the ring.
     ring_ticks: Cell<u32>,
@@ -100,6 +104,8 @@ impl Journal {
             files,
             appender: RefCell::new(appender),
             open: RefCell::default(),
+            directory: RefCell::default(),
+            is_looking: Cell::new(false),
             disk: Cell::new(Disk::Works),
             ring_ticks: Cell::new(0),
             is_full: Cell::new(false),
@@ -141,6 +147,7 @@ impl Journal {
             self.0.tell_room(true);
         }
         self.0.pump();
+        self.0.look();
     }
 
     /// What became of records since this was asked last.
@@ -230,6 +237,24 @@ impl Inner {
         self.counters.journal_bytes.add(bytes.len() as u64);
     }
 
+    /// Looks whether a restart would find the file that is being written: who removes or renames it, or its directory, takes
+    /// from the journal what is broadcast, and no write fails.
+    fn look(self: &Rc<Inner>) {
+        let Some(number) = self.appender.borrow().present().filter(|_| !self.is_looking.replace(true)) else { return };
+        let Some(file) = self.file(number) else { return self.is_looking.set(false) };
+        let this = Rc::clone(self);
+        tokio_uring::spawn(async move {
+            let is_there = is_at(&file, &this.path(number)).await;
+            this.is_looking.set(false);
+            // Meanwhile it may have been left, and its file be another segment's.
+            if !is_there && this.appender.borrow_mut().lost(number) {
+                this.tell_lost(number);
+                this.pump();
+                (this.bells.news)();
+            }
+        });
+    }
+
     async fn carry_out(&self, op: Op) -> (Done, io::Result<()>) {
         match op {
             Op::Prepare { number, reuse } => (Done::Prepare, self.prepare(number, reuse).await),
@@ -257,6 +282,7 @@ impl Inner {
     /// Makes a segment's file, and lets its size and its name reach the disk, so that later only its bytes have to.
     async fn prepare(&self, number: u32, reuse: Option<u32>) -> io::Result<()> {
         let path = self.path(number);
+        let directory = self.directory().await?;
         // Blocks that were written before need no change of the file system's own records when they are synced.
         let is_reused = match reuse {
             Some(old) => absent_is_fine(rename(self.path(old), &path).await)?,
@@ -269,7 +295,7 @@ impl Inner {
         let allocated = file.fallocate(0, u64::from(self.files.segment_bytes), 0).await;
         unsupported_is_fine(allocated)?;
         file.sync_all().await?;
-        File::open(&self.files.directory).await?.sync_all().await?;
+        directory.sync_all().await?;
         let mut open = self.open.borrow_mut();
         // The segment before it may still be written.
         open.retain(|(other, _)| *other == number - 1);
@@ -280,19 +306,45 @@ impl Inner {
     /// Makes what stands behind `keep` unreadable, and removes the file of segment `remove`.
     async fn cut(&self, keep: Option<Position>, remove: Option<u32>) -> io::Result<()> {
         if let Some(Position { segment, offset }) = keep {
-            match OpenOptions::new().write(true).open(self.path(segment)).await {
-                Ok(file) => {
-                    blank(&file, offset, self.files.segment_bytes).await?;
-                    file.sync_all().await?;
-                }
-                Err(error) => absent_is_fine(Err(error)).map(drop)?,
-            }
+            self.blank(segment, offset).await?;
         }
         if let Some(number) = remove {
+            // Somebody may have renamed it.
+            self.blank(number, 0).await?;
             absent_is_fine(remove_file(self.path(number)).await)?;
-            File::open(&self.files.directory).await?.sync_all().await?;
+            self.directory().await?.sync_all().await?;
         }
         Ok(())
+    }
+
+    /// Lets a segment's file, wherever it is, read as zeros from an offset on.
+    async fn blank(&self, number: u32, from: u32) -> io::Result<()> {
+        let file = match self.file(number) {
+            Some(file) => file,
+            None => match OpenOptions::new().write(true).open(self.path(number)).await {
+                Ok(file) => Rc::new(file),
+                Err(error) => return absent_is_fine(Err(error)).map(drop),
+            },
+        };
+        blank(&file, from, self.files.segment_bytes).await?;
+        file.sync_all().await
+    }
+
+    /// The directory, as long as it is the one that this server has taken: the lock of another is not ours.
+    async fn directory(&self) -> io::Result<Rc<File>> {
+        let path = &self.files.directory;
+        let known = self.directory.borrow().clone();
+        let Some(directory) = known else {
+            let directory = Rc::new(File::open(path).await?);
+            *self.directory.borrow_mut() = Some(Rc::clone(&directory));
+            return Ok(directory);
+        };
+        match is_at(&directory, path).await {
+            true => Ok(directory),
+            false => {
+                Err(io::Error::new(ErrorKind::NotFound, "the directory that the server was started with is not there"))
+            }
+        }
     }
 
     fn file(&self, number: u32) -> Option<Rc<File>> {
@@ -354,6 +406,20 @@ impl Inner {
         }
     }
 
+    fn tell_lost(&self, number: u32) {
+        self.counters.journal_failures.up();
+        if self.disk.replace(Disk::WritesNothing) == Disk::Works {
+            let (shard, file) = (self.files.shard, self.path(number));
+            tracing::error!(
+                file = %file.display(),
+                shard,
+                "journal: the file that is being written is no longer at its place: somebody has removed or renamed it, or its \
+                 directory. The next start saves what is in it only if it is put back. Messages are refused until a new one can \
+                 be made: if the directory is gone, put it back, or restart ringroom"
+            );
+        }
+    }
+
     fn tell_room(&self, has_room: bool) {
         let (shard, directory) = (self.files.shard, self.files.directory.display());
         match has_room {
@@ -374,6 +440,16 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether a path leads to this file. `true` also when that cannot be found out.
+async fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |stat: &libc::statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    match (file.statx().await, statx(path).await) {
+        (Ok(file), Ok(found)) => identity(&file) == identity(&found),
+        (_, Err(error)) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        (Err(_), _) => true,
     }
 }
 
