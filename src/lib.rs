@@ -13,7 +13,7 @@
 //!
 //! | thread | owns | never |
 //! | --- | --- | --- |
-//! | shard, one a core | its listener, ring, connections, rooms and their logs, its journal's files | takes a lock, blocks, talks to the database |
+//! | shard, one a core | its listener, ring, connections, rooms and their logs, its journal's files | takes a lock, blocks but for a copy into the page cache, talks to the database |
 //! | writer | the database connection that writes; what it has read of the journals and not saved; the dead letters | speaks to clients |
 //! | control | the one that reads; the cache of look-ups; HTTP; signals | is on a message's path |
 //!
@@ -26,7 +26,7 @@
 //! batch enters the room's log · [`shard::ring`] one send for each member that is not sending already. Meanwhile the
 //! [`writer`] reads it back, and commits it with those of other shards · [`store`].
 //!
-//! A room with more members than `spill_members` is on several shards: its home is as told above, and the others have a
+//! A room that has `spill_members` on its shard seats further ones on others: its home is as told above, and the others have a
 //! [`shard::replica`] of its log. What a member says there is passed on to the home, and each batch from there to them, in one
 //! parcel a turn.
 //!
@@ -47,7 +47,7 @@
 //! - **No gap.** A connection is a cursor into that log, or into a replica that gets all of it in the same order, from the
 //!   turn of its greeting on ([`shard::room`], `tests/spill.rs`).
 //! - **A shard takes no lock.** What crosses threads goes through [`shard::mailbox`]; counts that others read are in
-//!   [`metrics`] and [`shard::occupancy`].
+//!   [`metrics`], [`shard::occupancy`] and [`shard::replica`].
 //! - **Nothing is lost silently.** A full mailbox, a refused row, a closed member: each is counted, and whoever waited is told.
 //! - **A buffer belongs to the kernel** until its operation completes; a connection's slot lives until both of its operations have
 //!   come back ([`shard::conn`]).

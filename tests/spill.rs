@@ -102,7 +102,9 @@ fn what_is_said_away_from_home_is_answered_there() {
         assert_eq!(client.closed().0, 1008);
     }
     let ended = server.stop();
-    assert_eq!((ended.counter("spilled"), ended.counter("not_saved")), (5, 12), "{}", ended.log);
+    assert_eq!(ended.counter("not_saved"), 12, "{}", ended.log);
+    // One sits at home, three elsewhere, and the last two wherever of the four.
+    assert!((3..=5).contains(&ended.counter("spilled")), "{}", ended.log);
 }
 
 #[test]

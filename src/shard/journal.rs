@@ -5,10 +5,10 @@
 //! removal are under way at a time, each a task of the shard's runtime, which keeps the buffer until the kernel is done with
 //! it.
 //!
-//! But for a short write, which the shard makes itself: it is a copy into the page cache, two microseconds long. On the
-//! ring the kernel hands it to a worker thread (ext4 refuses a buffered write that must not wait), which costs a hundred,
-//! half of them this core's. Where such a write takes [`WRITE_SLOW`], something stands in its way, and for
-//! [`RING_TICKS`] all writes go by the ring.
+//! But for a short write, which the shard makes itself: a copy into the page cache, of two microseconds for a message or ten.
+//! On the ring the kernel hands it to a worker thread (ext4 refuses a buffered write that must not wait), which costs a
+//! hundred, half of them this core's. It may wait all the same: for a block of a used file that the cache has lost, for a file
+//! system that is frozen. Where it took [`WRITE_SLOW`], writes go by the ring for a while, longer each time.
 
 use std::{
     cell::{Cell, RefCell},
@@ -49,8 +49,9 @@ const WRITE_BYTES_MAX: usize = 256 * 1024;
 /// What is too long for one. A thread that is preempted waits for some milliseconds too, and that is not the disk's doing.
 const WRITE_SLOW: Duration = Duration::from_millis(10);
 
-/// Ticks for which writes go by the ring after a slow one: a second.
+/// Ticks for which writes go by the ring after a slow one: a second at first, and a minute at most.
 const RING_TICKS: u32 = 4;
+const RING_TICKS_MAX: u32 = 240;
 
 /// Whom a journal tells.
 pub struct Bells {
@@ -75,6 +76,8 @@ struct Inner {
     disk: Cell<Disk>,
     /// For so many ticks writes go by the ring.
     ring_ticks: Cell<u32>,
+    /// For how many it will be after the next slow write: twice as many each time, and fewer while none is slow.
+    slow_ticks: Cell<u32>,
     /// There was no room for a record, and it is not half empty again.
     is_full: Cell<bool>,
     /// A segment could not be removed when it was last tried.
@@ -108,6 +111,7 @@ impl Journal {
             is_looking: Cell::new(false),
             disk: Cell::new(Disk::Works),
             ring_ticks: Cell::new(0),
+            slow_ticks: Cell::new(RING_TICKS),
             is_full: Cell::new(false),
             has_litter: Cell::new(false),
             is_in_doubt: Cell::new(false),
@@ -139,7 +143,10 @@ impl Journal {
 
     /// What was not possible is tried again. Now and then.
     pub fn tick(&self) {
-        self.0.ring_ticks.update(|ticks| ticks.saturating_sub(1));
+        match self.0.ring_ticks.get() {
+            0 => self.0.slow_ticks.update(|ticks| (ticks - 1).max(RING_TICKS)),
+            ticks => self.0.ring_ticks.set(ticks - 1),
+        }
         self.0.appender.borrow_mut().tick();
         // Near its bound it may have room for one message and not for the next; that is not worth a line each.
         if self.0.is_full.get() && self.0.appender.borrow().is_roomy() {
@@ -224,10 +231,12 @@ impl Inner {
         self.count_write(bytes);
         let file = self.file(number).ok_or(ErrorKind::NotFound)?;
         let began = Instant::now();
-        let written = ring::write_now(&*file, bytes, u64::from(offset));
+        let written = ring::write_now(&file, bytes, u64::from(offset));
         if began.elapsed() > WRITE_SLOW {
             self.counters.journal_slow_writes.up();
-            self.ring_ticks.set(RING_TICKS);
+            let ticks = self.slow_ticks.get();
+            self.ring_ticks.set(ticks);
+            self.slow_ticks.set((2 * ticks).min(RING_TICKS_MAX));
         }
         written
     }

@@ -105,6 +105,16 @@ impl<M> Mailbox<M> {
         }
     }
 
+    /// How many letters there are at this moment.
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// None at this moment.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
     /// Resolves when something was posted since it resolved last. Cancel-safe.
     pub fn notice(&self) -> impl Future<Output = ()> {
         self.notify.notified()

@@ -253,8 +253,11 @@ impl<S: Service> Shard<S> {
         .await
     }
 
+    /// What is there when the turn begins: what comes meanwhile is the next one's, or other shards that post without end would
+    /// keep this one from ending its turn. Whoever posts then also rings.
     fn read_mail(&mut self) {
-        while let Letter::Is(mail) = self.mailbox.read() {
+        for _ in 0..self.mailbox.len() {
+            let Letter::Is(mail) = self.mailbox.read() else { return };
             if let Mailed::Drain(lasts) = self.service.mail(&mut self.conns, mail) {
                 self.begin_drain(lasts);
             }

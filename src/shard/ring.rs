@@ -330,8 +330,8 @@ impl Accept {
 }
 
 /// Writes all of `bytes` to the page cache of `file`, at `offset`, without the ring.
-pub fn write_now(file: &impl AsRawFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    // SAFETY: the descriptor is `file`'s own, which is borrowed, and so open, for the whole call.
+pub fn write_now(file: &tokio_uring::fs::File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    // SAFETY: `file` owns its descriptor and is borrowed, and so open, for the whole call.
     let fd = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
     while !bytes.is_empty() {
         match rustix::io::pwrite(fd, bytes, offset) {

@@ -250,6 +250,8 @@ impl Service for Chat {
         for room in each_once(&mut self.grown) {
             self.fan_out(conns, room);
         }
+        // What came of that: rooms that nobody sits in here any more.
+        self.post_parcels(conns);
     }
 
     fn owes(&self, member: &Member) -> bool {

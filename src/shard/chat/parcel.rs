@@ -1,8 +1,9 @@
 //! What one shard's chat has for another at the end of a turn: one letter, its items in the order in which they came to be.
 //!
 //! In: the items of a turn. Out: a letter to each shard that there are some for. A shard whose mailbox is full gets its
-//! items with those of the next turn; messages for it are refused meanwhile. One that has not looked at
-//! [`PARCEL_BYTES_MAX`] bytes of batches is so far behind that its replicas are given up (`Unposted::Behind`).
+//! items with those of the next turn; messages for it are refused meanwhile, and so they are beyond [`PARCEL_BYTES_MAX`] bytes
+//! that it has not looked at. One that has not looked at more than that when there are further batches for it is so far behind
+//! that its replicas are given up (`Unposted::Behind`).
 
 use std::{
     os::fd::OwnedFd,
@@ -38,6 +39,17 @@ pub enum Item {
     Dismissed(RoomId),
     /// From a room's home: the replica has missed batches.
     CutOff(RoomId),
+}
+
+impl Item {
+    /// What it takes of memory that counts: texts.
+    fn bytes(&self) -> usize {
+        match self {
+            Item::Batch(_, batch) => batch.frames.len(),
+            Item::Said(said) => said.message.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// A member on its way to a seat on another shard than its room's home.
@@ -86,7 +98,7 @@ impl Parcel {
     }
 }
 
-/// Bytes of batches that are on their way between two shards, counted as long as this lives. The sender adds, whoever drops
+/// Bytes of batches and messages that are on their way between two shards, counted as long as this lives. The sender adds, whoever drops
 /// the parcel subtracts; the count orders no other memory (`Relaxed`).
 struct UnderWay {
     bytes: usize,
@@ -106,6 +118,12 @@ struct Waiting {
     bytes: usize,
     is_stuck: bool,
     under_way: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    fn has_batches(&self) -> bool {
+        self.items.iter().any(|item| matches!(item, Item::Batch(..)))
+    }
 }
 
 /// The parcels that a shard is filling, one for each other shard.
@@ -137,18 +155,17 @@ impl Parcels {
     /// Adds an item to what `shard` gets at the end of the turn.
     pub(super) fn add(&mut self, shard: usize, item: Item) {
         let waiting = &mut self.waiting[shard];
-        if waiting.items.is_empty() {
+        waiting.bytes += item.bytes();
+        waiting.items.push(item);
+        if !self.begun.contains(&shard) {
             self.begun.push(shard);
         }
-        if let Item::Batch(_, batch) = &item {
-            waiting.bytes += batch.frames.len();
-        }
-        waiting.items.push(item);
     }
 
-    /// The shard did not take what it was last to get, so it is asked for nothing that can be refused.
-    pub(super) fn is_stuck(&self, shard: usize) -> bool {
-        self.waiting[shard].is_stuck
+    /// A message of `len` bytes can be passed on: the shard took what it was last to get, and looks at it.
+    pub(super) fn takes(&self, shard: usize, len: usize) -> bool {
+        let Waiting { bytes, is_stuck, under_way, .. } = &self.waiting[shard];
+        !is_stuck && under_way.load(Relaxed) + bytes + len <= PARCEL_BYTES_MAX
     }
 
     /// Nothing waits to be posted.
@@ -164,8 +181,8 @@ impl Parcels {
 
     fn post_to(&mut self, shard: usize, posts: &Posts) -> Result<(), Unposted> {
         let waiting = &mut self.waiting[shard];
-        let under_way = waiting.under_way.load(Relaxed);
-        if waiting.bytes > 0 && under_way > 0 && under_way + waiting.bytes > PARCEL_BYTES_MAX {
+        // Only what it has not looked at: how much becomes durable in one moment is not its fault.
+        if waiting.under_way.load(Relaxed) > PARCEL_BYTES_MAX && waiting.has_batches() {
             self.begun.push(shard);
             self.drop_batches(shard);
             return Err(Unposted::Behind(shard));
@@ -196,7 +213,7 @@ impl Parcels {
     fn drop_batches(&mut self, shard: usize) {
         let waiting = &mut self.waiting[shard];
         waiting.items.retain(|item| !matches!(item, Item::Batch(..)));
-        waiting.bytes = 0;
+        waiting.bytes = waiting.items.iter().map(Item::bytes).sum();
     }
 }
 
@@ -254,29 +271,51 @@ mod tests {
             parcels.add(1, vacated(number));
             let unposted = parcels.post(&posts);
             assert_eq!(matches!(unposted[..], [Unposted::Stuck]), number > 1, "{number}");
-            assert_eq!((parcels.is_stuck(1), parcels.are_posted()), (number > 1, number == 1), "{number}");
+            assert_eq!((parcels.takes(1, 1), parcels.are_posted()), (number == 1, number == 1), "{number}");
         }
         assert_eq!(read(&mailbox), [('v', 1)]);
-        assert!(parcels.post(&posts).is_empty() && !parcels.is_stuck(1));
+        assert!(parcels.post(&posts).is_empty() && parcels.takes(1, 1));
         assert_eq!(read(&mailbox), [('v', 2), ('v', 3)]);
     }
 
     #[test]
     fn a_shard_that_reads_nothing_loses_batches_beyond_the_bound_and_nothing_else() {
-        for bound in [1, 10] {
+        for (bound, items) in [(2, [vacated(1), batch(1), vacated(2)]), (10, [batch(1), vacated(1), vacated(2)])] {
             let (posts, mailbox) = two_shards(bound);
             let mut parcels = Parcels::new(0, 2);
-            parcels.add(1, batch(PARCEL_BYTES_MAX));
-            assert!(parcels.post(&posts).is_empty(), "one may be as large as the bound");
-            [vacated(1), batch(1), vacated(2)].into_iter().for_each(|item| parcels.add(1, item));
+            for bytes in [1, PARCEL_BYTES_MAX] {
+                assert!(parcels.takes(1, PARCEL_BYTES_MAX - 1), "{bytes}");
+                parcels.add(1, batch(bytes));
+                assert!(parcels.post(&posts).is_empty(), "however much comes at once, it is posted");
+            }
+            assert!(!parcels.takes(1, 1), "nothing that may be refused");
+            items.into_iter().for_each(|item| parcels.add(1, item));
             assert!(matches!(parcels.post(&posts)[..], [Unposted::Behind(1)]), "{bound}");
+            parcels.add(1, vacated(3));
+            assert_eq!(read(&mailbox), [('b', 1)]);
             assert_eq!(read(&mailbox), [('b', PARCEL_BYTES_MAX as u128)]);
             assert!(parcels.post(&posts).is_empty());
-            assert_eq!(read(&mailbox), [('v', 1), ('v', 2)]);
+            assert_eq!(read(&mailbox), [('v', 1), ('v', 2), ('v', 3)]);
+            assert!(parcels.are_posted() && matches!(mailbox.read(), Letter::None), "one letter, not two");
             parcels.add(1, batch(2));
             assert!(parcels.post(&posts).is_empty(), "what was read does not count");
             assert_eq!(read(&mailbox), [('b', 2)]);
         }
+    }
+
+    #[test]
+    fn a_shard_with_nothing_but_lost_batches_is_begun_once() {
+        let (posts, mailbox) = two_shards(10);
+        let mut parcels = Parcels::new(0, 2);
+        parcels.add(1, batch(PARCEL_BYTES_MAX + 1));
+        assert!(parcels.post(&posts).is_empty());
+        parcels.add(1, batch(1));
+        assert!(matches!(parcels.post(&posts)[..], [Unposted::Behind(1)]));
+        parcels.add(1, vacated(1));
+        assert!(parcels.post(&posts).is_empty());
+        assert_eq!(read(&mailbox), [('b', PARCEL_BYTES_MAX as u128 + 1)]);
+        assert_eq!(read(&mailbox), [('v', 1)]);
+        assert!(matches!(mailbox.read(), Letter::None));
     }
 
     #[test]

@@ -128,10 +128,9 @@ impl Chat {
         self.grown.push(index);
     }
 
-    /// Passes a message on to its room's home. False if it cannot be.
+    /// Passes a message on to its room's home. False if that does not keep up.
     pub(super) fn pass_on(&mut self, home: usize, said: Said) -> bool {
-        if self.parcels.is_stuck(home) {
-            self.counters.mailbox_full.up();
+        if !self.parcels.takes(home, said.message.len()) {
             return false;
         }
         self.parcels.add(home, Item::Said(Box::new(said)));
