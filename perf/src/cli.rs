@@ -11,8 +11,9 @@ use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 use crate::capacity::command::CapacityArgs;
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
+use crate::out::Out;
 use crate::provenance::Provenance;
-use crate::report::{LoadReport, Sourced, Verdict};
+use crate::report::LoadReport;
 use crate::url::Url;
 use crate::{compare, floor, hgrm, idle, load, persist, process, storm};
 
@@ -55,9 +56,8 @@ struct Target {
     /// The server's process, whose CPU and memory are reported; may be repeated for a server of several.
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
-    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    out: Out,
 }
 
 #[derive(Args)]
@@ -174,9 +174,8 @@ struct PersistArgs {
     /// Measure also the ways that ringroom does not go: unnest, a staging table, pipelined COPY.
     #[arg(long)]
     candidates: bool,
-    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
-    #[arg(long, visible_alias = "json", value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    out: Out,
 }
 
 /// Reads a number of seconds.
@@ -197,10 +196,7 @@ pub(crate) enum Failure {
 pub(crate) fn run() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => args.run(),
-        Command::Compare(args) => {
-            let provenance = Provenance::now();
-            args.run().and_then(|report| show(&report, &provenance, args.json.as_deref()))
-        }
+        Command::Compare(args) => run_compare(&args),
         Command::Connections(args) => args.run(),
         Command::Persist(args) => args.run(),
         Command::Floor(args) => run_floor(&args),
@@ -226,7 +222,7 @@ impl LoadArgs {
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
         let provenance = self.target.provenance();
         let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
-        let good = show(&report, &provenance, self.target.json.as_deref())?;
+        let good = self.target.out.show(&report, &provenance).map_err(Failure::Run)?;
         if let Some(path) = &self.hgrm {
             write_histograms(&report, path)?;
         }
@@ -286,7 +282,8 @@ impl ConnectionsArgs {
                 storm::run(url, &seats, sources, hold, pid, plan)
             }
         };
-        show(&report.map_err(Failure::Run)?, &provenance, self.target.json.as_deref())
+        let shown = report.and_then(|report| self.target.out.show(&report, &provenance));
+        shown.map_err(Failure::Run)
     }
 
     /// One for each 20,000 connections, which leaves others some ports.
@@ -308,8 +305,9 @@ impl PersistArgs {
             text_bytes: self.bytes as usize,
             candidates: self.candidates,
         };
+        self.out.check().map_err(Failure::Arguments)?;
         let provenance = Provenance::now();
-        show(&persist::run(&url, &plan).map_err(Failure::Run)?, &provenance, self.out.as_deref())
+        persist::run(&url, &plan).and_then(|report| self.out.show(&report, &provenance)).map_err(Failure::Run)
     }
 
     fn url(&self) -> Result<DatabaseUrl, String> {
@@ -319,14 +317,22 @@ impl PersistArgs {
     }
 }
 
+fn run_compare(args: &compare::Args) -> Result<bool, Failure> {
+    args.out.check().map_err(Failure::Arguments)?;
+    let provenance = Provenance::now();
+    args.run().and_then(|report| args.out.show(&report, &provenance).map_err(Failure::Run))
+}
+
 fn run_floor(args: &floor::FloorArgs) -> Result<bool, Failure> {
     let plan = args.plan().map_err(Failure::Arguments)?;
+    args.out.check().map_err(Failure::Arguments)?;
     let provenance = Provenance::now();
-    show(&floor::run(&plan).map_err(Failure::Run)?, &provenance, args.json.as_deref())
+    floor::run(&plan).and_then(|report| args.out.show(&report, &provenance)).map_err(Failure::Run)
 }
 
 impl Target {
     fn read(&self) -> Result<Fixtures, Failure> {
+        self.out.check().map_err(Failure::Arguments)?;
         for pid in &self.pid {
             process::CpuTime::read(&[*pid]).map_err(Failure::Arguments)?;
             if let Some(cpu) = process::shared_cpu(*pid) {
@@ -362,23 +368,6 @@ fn write_histograms(report: &LoadReport, path: &Path) -> Result<(), Failure> {
             .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
     }
     Ok(())
-}
-
-/// Shows the report; whether all went well.
-pub(crate) fn show(report: &impl Verdict, provenance: &Provenance, file: Option<&Path>) -> Result<bool, Failure> {
-    let json = serde_json::to_string_pretty(&Sourced { report, provenance })
-        .map_err(|error| Failure::Run(error.to_string()))?;
-    match file {
-        Some(path) if path.as_os_str() == "-" => println!("{json}"),
-        other => {
-            print!("{report}");
-            if let Some(path) = other {
-                std::fs::write(path, json + "\n")
-                    .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
-            }
-        }
-    }
-    Ok(report.faults().is_empty())
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@
 //! load/        who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
 //! idle.rs      or nobody sends: what a connection costs; storm.rs: all are dropped, and come back at once
 //!      |
-//! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter
+//! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter, html/ a page; out.rs where it goes
 //! process.rs   the server's CPU and memory, from /proc
 //! provenance.rs what a reader must know of command, program and machine
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
 //! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code
-//! knee.rs      where latency begins to climb
+//! knee.rs      where latency begins to climb with the rate
 //! compare/     ringroom and its peers, in turns, each started here
 //! capacity/    what a unit of work costs here, and what a load therefore needs
 //! persist.rs   without a server: how fast its writer fills a database, beside the ways of ways.rs
@@ -33,10 +33,12 @@ mod floor;
 mod frame;
 mod handshake;
 mod hgrm;
+mod html;
 mod idle;
 mod knee;
 mod load;
 mod message;
+mod out;
 mod persist;
 // The private server of ringroom's own tests.
 #[cfg(test)]

@@ -45,37 +45,37 @@ pub(crate) struct Plan {
 /// What was found.
 #[derive(Debug, Serialize)]
 pub(crate) struct PersistReport {
-    server: String,
+    pub(crate) server: String,
     /// Settings of the server that the figures depend on.
-    settings: Vec<(String, String)>,
-    rows: usize,
-    text_bytes: usize,
-    rounds: usize,
-    figures: Vec<Figure>,
-    faults: Vec<String>,
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) rows: usize,
+    pub(crate) text_bytes: usize,
+    pub(crate) rounds: usize,
+    pub(crate) figures: Vec<Figure>,
+    pub(crate) faults: Vec<String>,
 }
 
 /// One way with one size of batch.
 #[derive(Debug, Serialize)]
-struct Figure {
-    way: Way,
-    batch_rows: usize,
+pub(crate) struct Figure {
+    pub(crate) way: Way,
+    pub(crate) batch_rows: usize,
     /// Rows that a measurement inserted; the rate is extrapolated from fewer than the report's where they are fewer.
-    rows: usize,
+    pub(crate) rows: usize,
     /// Median of the rounds.
-    rows_per_second: f64,
-    rows_per_second_by_round: Vec<f64>,
+    pub(crate) rows_per_second: f64,
+    pub(crate) rows_per_second_by_round: Vec<f64>,
     /// To raw COPY in batches of the same size: median of the rounds' ratios.
-    ratio_to_copy: Option<f64>,
+    pub(crate) ratio_to_copy: Option<f64>,
     /// To one row a transaction.
-    ratio_to_single: Option<f64>,
+    pub(crate) ratio_to_single: Option<f64>,
     /// CPU of the client's thread, median of the rounds.
-    client_ns_per_row: f64,
+    pub(crate) client_ns_per_row: f64,
     /// CPU of the database's sessions, median of the rounds, where they run on this machine.
-    server_ns_per_row: Option<f64>,
+    pub(crate) server_ns_per_row: Option<f64>,
     /// From handing a batch over to its commit, all rounds.
-    batch_p50_ms: f64,
-    batch_p99_ms: f64,
+    pub(crate) batch_p50_ms: f64,
+    pub(crate) batch_p99_ms: f64,
 }
 
 /// What one measurement found.

@@ -61,12 +61,14 @@ pub(crate) struct LoadReport {
 impl LoadReport {
     /// What was looked at and, without faults, found whole.
     pub(crate) fn verified(&self) -> String {
-        let (messages, deliveries) = (self.messages_verified, self.deliveries_verified);
+        let [messages, deliveries, stretches] =
+            [self.messages_verified, self.deliveries_verified, self.stretches_verified]
+                .map(|count| grouped(count as f64));
         let whole = format!("{messages} messages, {deliveries} deliveries: each once, in order");
         if self.churn.is_none() && self.slow_readers.is_none() {
             return whole;
         }
-        format!("{whole}; {} that came, left or lagged: a whole stretch", self.stretches_verified)
+        format!("{whole}; {stretches} that came, left or lagged: a whole stretch")
     }
 
     /// When messages left.

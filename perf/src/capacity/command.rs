@@ -9,7 +9,8 @@ use super::answer::Told;
 use super::costs::Costs;
 use super::profile::Profile;
 use super::{measure, plan};
-use crate::cli::{Failure, seconds, show};
+use crate::cli::{Failure, seconds};
+use crate::out::show;
 use crate::provenance::Provenance;
 
 /// What a load needs: measure this machine's unit costs, then plan with them.
@@ -158,7 +159,7 @@ impl MeasureArgs {
             out: self.out,
         };
         let provenance = Provenance::now();
-        show(&measure::run(&order).map_err(Failure::Run)?, &provenance, None)
+        measure::run(&order).and_then(|report| show(&report, &provenance, None)).map_err(Failure::Run)
     }
 }
 
@@ -171,7 +172,8 @@ impl PlanArgs {
             return Err(Failure::Arguments(format!("costs {} {why}", self.costs.display())));
         };
         let answer = plan::plan(&costs.setup, fitted, &profile);
-        show(&Told { costs: &costs, fitted, answer }, &Provenance::now(), self.json.as_deref())
+        let told = Told { costs: &costs, fitted, answer };
+        show(&told, &Provenance::now(), self.json.as_deref()).map_err(Failure::Run)
     }
 
     fn profile(&self) -> Result<Profile, String> {

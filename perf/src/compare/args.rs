@@ -12,6 +12,7 @@ use super::{Contest, Cpus, compare};
 use crate::cli::{Failure, seconds};
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
+use crate::out::Out;
 use crate::server::{Place, Spec};
 
 /// Arguments of `compare`.
@@ -65,9 +66,8 @@ pub(crate) struct Args {
     /// Where peers are installed and built on first use [default: target/peers of this source tree].
     #[arg(long, value_name = "FOLDER")]
     build_dir: Option<PathBuf>,
-    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) out: Out,
     /// Flags for `ringroom serve`, such as --durability journal.
     #[arg(last = true, value_name = "FLAGS")]
     flags: Vec<String>,

@@ -20,6 +20,7 @@ mod standing;
 mod tests;
 
 pub(crate) use args::Args;
+pub(crate) use standing::{Comparison, Figures, LeftOut, Ratio, Ratios, Standing};
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,6 @@ use crate::process;
 use crate::report::LoadReport;
 use crate::server::{Server, Spec, on_cpu};
 use backing::Backing;
-use standing::{Comparison, Figures, LeftOut, Standing};
 
 /// Where each side runs.
 #[derive(Clone, Copy, Debug)]

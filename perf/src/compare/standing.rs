@@ -11,24 +11,24 @@ use crate::report::{CLIENT_BUSY_MAX, LoadReport, Verdict, grouped, write_verdict
 
 /// One run of one server.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Figures {
+pub(crate) struct Figures {
     /// CPU of the server's own processes.
-    pub(super) cpu_ns_per_delivery: f64,
+    pub(crate) cpu_ns_per_delivery: f64,
     /// CPU of what it leans on, by name.
-    pub(super) backing_ns_per_delivery: BTreeMap<String, f64>,
+    pub(crate) backing_ns_per_delivery: BTreeMap<String, f64>,
     /// Both.
-    pub(super) cpu_ns_per_delivery_with_backing: f64,
-    pub(super) deliveries_per_cpu_second: f64,
-    pub(super) messages_per_second: f64,
-    pub(super) deliveries_per_second: f64,
+    pub(crate) cpu_ns_per_delivery_with_backing: f64,
+    pub(crate) deliveries_per_cpu_second: f64,
+    pub(crate) messages_per_second: f64,
+    pub(crate) deliveries_per_second: f64,
     /// To the echo at the sender.
-    pub(super) p50_us: f64,
-    pub(super) p99_us: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
     /// To the receipt at any member.
-    pub(super) delivery_p50_us: f64,
-    pub(super) delivery_p99_us: f64,
-    pub(super) client_busy: f64,
-    pub(super) faults: Vec<String>,
+    pub(crate) delivery_p50_us: f64,
+    pub(crate) delivery_p99_us: f64,
+    pub(crate) client_busy: f64,
+    pub(crate) faults: Vec<String>,
 }
 
 impl Figures {
@@ -54,36 +54,36 @@ impl Figures {
 
 /// All runs of one server, in the order of the rounds.
 #[derive(Debug, Serialize)]
-pub(super) struct Standing {
-    pub(super) name: String,
-    pub(super) median: Option<Figures>,
-    pub(super) against_first: Option<Ratios>,
-    pub(super) runs: Vec<Figures>,
+pub(crate) struct Standing {
+    pub(crate) name: String,
+    pub(crate) median: Option<Figures>,
+    pub(crate) against_first: Option<Ratios>,
+    pub(crate) runs: Vec<Figures>,
 }
 
 /// A server that was asked for and is not in the comparison.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct LeftOut {
-    pub(super) name: String,
-    pub(super) why: String,
+pub(crate) struct LeftOut {
+    pub(crate) name: String,
+    pub(crate) why: String,
 }
 
 /// A figure of a server over that of the first one in the same round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Ratio {
-    pub(super) median: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
+pub(crate) struct Ratio {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 /// The figures that are worth a ratio.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Ratios {
-    pub(super) cpu_ns_per_delivery: Ratio,
-    pub(super) cpu_ns_per_delivery_with_backing: Ratio,
-    pub(super) deliveries_per_second: Ratio,
-    pub(super) p50_us: Ratio,
-    pub(super) p99_us: Ratio,
+pub(crate) struct Ratios {
+    pub(crate) cpu_ns_per_delivery: Ratio,
+    pub(crate) cpu_ns_per_delivery_with_backing: Ratio,
+    pub(crate) deliveries_per_second: Ratio,
+    pub(crate) p50_us: Ratio,
+    pub(crate) p99_us: Ratio,
 }
 
 impl Standing {
@@ -165,14 +165,14 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
 /// What `compare` found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
-    load: String,
-    rounds: usize,
-    seconds: f64,
-    server_cpu: usize,
-    client_cpu: usize,
-    pub(super) standings: Vec<Standing>,
-    pub(super) left_out: Vec<LeftOut>,
-    faults: Vec<String>,
+    pub(crate) load: String,
+    pub(crate) rounds: usize,
+    pub(crate) seconds: f64,
+    pub(crate) server_cpu: usize,
+    pub(crate) client_cpu: usize,
+    pub(crate) standings: Vec<Standing>,
+    pub(crate) left_out: Vec<LeftOut>,
+    pub(crate) faults: Vec<String>,
 }
 
 impl Comparison {
@@ -227,7 +227,8 @@ impl Display for Comparison {
 }
 
 impl Comparison {
-    fn medians(&self) -> impl Iterator<Item = (&str, &Figures)> {
+    /// Each server's median, ringroom's first.
+    pub(crate) fn medians(&self) -> impl Iterator<Item = (&str, &Figures)> {
         self.standings.iter().filter_map(|standing| Some((standing.name.as_str(), standing.median.as_ref()?)))
     }
 

@@ -29,11 +29,11 @@ use crate::process::{CpuTime, own_cpu_ns};
 use crate::server::on_cpu;
 
 pub(crate) use self::plan::{FloorArgs, Plan};
-pub(crate) use self::report::FloorReport;
+pub(crate) use self::report::{Figure, FloorReport, SyncFigure};
 use self::{
     disk::Place,
     readers::Readers,
-    report::{Figure, LeftOut, Synced},
+    report::{LeftOut, Synced},
     ring::{Manner, Ring},
 };
 

@@ -11,6 +11,7 @@ use ringroom::protocol::{Envelope, output};
 use uuid::Uuid;
 
 use crate::cli::seconds;
+use crate::out::Out;
 use crate::server::on_cpu;
 
 /// Characters of the message whose frame is sent when no other size is asked for.
@@ -54,9 +55,8 @@ pub(crate) struct FloorArgs {
     /// Bytes of one write before a sync; without it what ringroom journals of the messages of one send.
     #[arg(long, value_parser = value_parser!(u32).range(1..=i64::from(BYTES_MAX)))]
     write_bytes: Option<u32>,
-    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) out: Out,
 }
 
 /// What is measured.

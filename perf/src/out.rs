@@ -1,0 +1,113 @@
+//! Where a report goes: text to standard output, JSON and a page to files. Asked before a run whether they can be written,
+//! as far as that can be told then, for a run is long.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::html::Paged;
+use crate::provenance::Provenance;
+use crate::report::{Sourced, Verdict};
+
+/// What every command that measures takes.
+#[derive(Args, Debug)]
+pub(crate) struct Out {
+    /// Write the report as JSON too; `-` writes it to standard output instead of the text.
+    #[arg(long, visible_alias = "out", value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report as a page with plots too: one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl Out {
+    /// # Errors
+    /// A file cannot be written; for its folder is missing, or it is one.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.report.as_deref().is_some_and(is_standard_output) {
+            return Err("--report needs a file's name: a page does not go to standard output".into());
+        }
+        for path in self.json.iter().chain(&self.report).filter(|path| !is_standard_output(path)) {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !folder.is_dir() {
+                return Err(format!("{}: there is no folder {}; make it first", path.display(), folder.display()));
+            }
+            if path.is_dir() {
+                return Err(format!("{} is a folder; give a file's name", path.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows and writes the report; whether all went well.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn show(&self, report: &(impl Verdict + Paged), provenance: &Provenance) -> Result<bool, String> {
+        let good = show(report, provenance, self.json.as_deref())?;
+        if let Some(path) = &self.report {
+            write(path, &report.page().render(provenance))?;
+        }
+        Ok(good)
+    }
+}
+
+/// Shows a report as text, or as JSON if `json` is `-`; whether all went well.
+///
+/// # Errors
+/// The file `json` cannot be written.
+pub(crate) fn show(report: &impl Verdict, provenance: &Provenance, json: Option<&Path>) -> Result<bool, String> {
+    let text = serde_json::to_string_pretty(&Sourced { report, provenance }).map_err(|error| error.to_string())?;
+    match json {
+        Some(path) if is_standard_output(path) => println!("{text}"),
+        other => {
+            print!("{report}");
+            if let Some(path) = other {
+                write(path, &(text + "\n"))?;
+            }
+        }
+    }
+    Ok(report.faults().is_empty())
+}
+
+fn is_standard_output(path: impl AsRef<Path>) -> bool {
+    path.as_ref().as_os_str() == "-"
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        out: Out,
+    }
+
+    fn check(args: &[&str]) -> Result<(), String> {
+        Line::try_parse_from(["p"].iter().chain(args)).map_err(|error| error.to_string())?.out.check()
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_refused_before_the_run() {
+        let folder = std::env::temp_dir();
+        let folder = folder.to_str().unwrap();
+        let file = format!("{folder}/page.html");
+        assert_eq!(check(&["--report", &file, "--json", "-"]), Ok(()));
+        assert_eq!(check(&["--report", "page.html", "--out", &file]), Ok(()));
+        for (args, word) in [
+            (["--report", "-"], "a file's name"),
+            (["--report", folder], "is a folder"),
+            (["--report", "/no/such/folder/page.html"], "/no/such/folder"),
+            (["--json", "/no/such/folder/figures.json"], "/no/such/folder"),
+        ] {
+            let why = check(&args).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        }
+    }
+}
