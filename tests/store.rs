@@ -777,7 +777,7 @@ async fn many_look_ups_of_a_dead_postgres_share_one_attempt() {
     let url = cluster.django_shaped("dead", "uuid");
     let chat = Chat::new(Place { kind: "dead", database: database(&url), _folder: None }).await;
     let mut database = chat.place.database.clone();
-    database.connect_timeout = Duration::from_millis(500);
+    database.connect_timeout = Duration::from_secs(2);
     let reader = Arc::new(Reader::open(&database).await.unwrap());
     let port = url.rsplit_once('/').unwrap().0.rsplit_once(':').unwrap().1.to_owned();
     cluster.stop();
@@ -792,7 +792,7 @@ async fn many_look_ups_of_a_dead_postgres_share_one_attempt() {
     for call in (0..200).map(ask).collect::<Vec<_>>() {
         assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
