@@ -417,7 +417,8 @@ impl Inner {
 
     fn tell_lost(&self, number: u32) {
         self.counters.journal_failures.up();
-        if self.disk.replace(Disk::WritesNothing) == Disk::Works {
+        // Also where a new file could not be made before: what was written may be gone now.
+        if matches!(self.disk.replace(Disk::WritesNothing), Disk::Works | Disk::MakesNoFile) {
             let (shard, file) = (self.files.shard, self.path(number));
             tracing::error!(
                 file = %file.display(),
