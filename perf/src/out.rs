@@ -9,12 +9,19 @@ use crate::html::Paged;
 use crate::provenance::Provenance;
 use crate::report::{Sourced, Verdict};
 
-/// What every command that measures takes.
+/// What a command takes whose report is text, JSON and a page.
 #[derive(Args, Debug)]
 pub(crate) struct Out {
     /// Write the report as JSON too; `-` writes it to standard output instead of the text.
     #[arg(long, visible_alias = "out", value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    page: PageFile,
+}
+
+/// The page alone.
+#[derive(Args, Debug)]
+pub(crate) struct PageFile {
     /// Write the report as a page with plots too: one HTML file that needs nothing else.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -24,19 +31,8 @@ impl Out {
     /// # Errors
     /// A file cannot be written; for its folder is missing, or it is one.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if self.report.as_deref().is_some_and(is_standard_output) {
-            return Err("--report needs a file's name: a page does not go to standard output".into());
-        }
-        for path in self.json.iter().chain(&self.report).filter(|path| !is_standard_output(path)) {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if !folder.is_dir() {
-                return Err(format!("{}: there is no folder {}; make it first", path.display(), folder.display()));
-            }
-            if path.is_dir() {
-                return Err(format!("{} is a folder; give a file's name", path.display()));
-            }
-        }
-        Ok(())
+        self.json.iter().filter(|path| !is_standard_output(path)).try_for_each(|path| writable(path))?;
+        self.page.check()
     }
 
     /// Shows and writes the report; whether all went well.
@@ -45,10 +41,29 @@ impl Out {
     /// A file cannot be written.
     pub(crate) fn show(&self, report: &(impl Verdict + Paged), provenance: &Provenance) -> Result<bool, String> {
         let good = show(report, provenance, self.json.as_deref())?;
-        if let Some(path) = &self.report {
-            write(path, &report.page().render(provenance))?;
-        }
+        self.page.write(report, provenance)?;
         Ok(good)
+    }
+}
+
+impl PageFile {
+    /// # Errors
+    /// As of [`Out::check`].
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.report {
+            Some(path) if is_standard_output(path) => {
+                Err("--report needs a file's name: a page does not go to standard output".into())
+            }
+            other => other.iter().try_for_each(|path| writable(path)),
+        }
+    }
+
+    /// Writes the report, if it was asked for.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(&self, report: &impl Paged, provenance: &Provenance) -> Result<(), String> {
+        self.report.iter().try_for_each(|path| write(path, &report.page().render(provenance)))
     }
 }
 
@@ -72,6 +87,17 @@ pub(crate) fn show(report: &impl Verdict, provenance: &Provenance, json: Option<
 
 fn is_standard_output(path: impl AsRef<Path>) -> bool {
     path.as_ref().as_os_str() == "-"
+}
+
+fn writable(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(format!("{}: there is no folder {}; make it first", path.display(), folder.display()));
+    }
+    if path.is_dir() {
+        return Err(format!("{} is a folder; give a file's name", path.display()));
+    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

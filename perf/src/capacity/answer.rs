@@ -69,8 +69,21 @@ impl Display for Told<'_> {
     }
 }
 
+/// What somebody who reads one paragraph must know.
+struct Summary<'a>(&'a Told<'a>);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.write_summary(f)
+    }
+}
+
 impl Told<'_> {
-    /// What somebody who reads one paragraph must know.
+    /// The plan in a paragraph.
+    pub(crate) fn summary(&self) -> String {
+        Summary(self).to_string().trim_end().replace('\n', " ")
+    }
+
     fn write_summary(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let answer = &self.answer;
         let Some((shards, cpus)) = answer.shards.as_ref().zip(answer.cpus) else {

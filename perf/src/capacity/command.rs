@@ -10,7 +10,7 @@ use super::costs::Costs;
 use super::profile::Profile;
 use super::{measure, plan};
 use crate::cli::{Failure, seconds};
-use crate::out::show;
+use crate::out::{Out, PageFile, show};
 use crate::provenance::Provenance;
 
 /// What a load needs: measure this machine's unit costs, then plan with them.
@@ -80,6 +80,8 @@ struct MeasureArgs {
     /// Where the costs go, and every load's figures.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    page: PageFile,
 }
 
 #[derive(Args)]
@@ -105,9 +107,8 @@ struct PlanArgs {
     /// Bytes of a text.
     #[arg(long, requires = "users", value_parser = positive)]
     bytes: Option<f64>,
-    /// Write the figures as JSON too; `-` writes them to standard output instead of the text.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    to: Out,
 }
 
 /// The flags that stand for a profile.
@@ -136,6 +137,7 @@ impl CapacityArgs {
 
 impl MeasureArgs {
     fn run(self) -> Result<bool, Failure> {
+        self.page.check().map_err(Failure::Arguments)?;
         if self.seconds < Duration::from_millis(100) {
             return Err(Failure::Arguments("--seconds must be at least 0.1".into()));
         }
@@ -159,12 +161,16 @@ impl MeasureArgs {
             out: self.out,
         };
         let provenance = Provenance::now();
-        measure::run(&order).and_then(|report| show(&report, &provenance, None)).map_err(Failure::Run)
+        let report = measure::run(&order).map_err(Failure::Run)?;
+        let good = show(&report, &provenance, None).map_err(Failure::Run)?;
+        self.page.write(&report, &provenance).map_err(Failure::Run)?;
+        Ok(good)
     }
 }
 
 impl PlanArgs {
     fn run(self) -> Result<bool, Failure> {
+        self.to.check().map_err(Failure::Arguments)?;
         let profile = self.profile().map_err(Failure::Arguments)?;
         let costs = Costs::read(&self.costs).map_err(Failure::Arguments)?;
         let Some(fitted) = &costs.fitted else {
@@ -173,7 +179,7 @@ impl PlanArgs {
         };
         let answer = plan::plan(&costs.setup, fitted, &profile);
         let told = Told { costs: &costs, fitted, answer };
-        show(&told, &Provenance::now(), self.json.as_deref()).map_err(Failure::Run)
+        self.to.show(&told, &Provenance::now()).map_err(Failure::Run)
     }
 
     fn profile(&self) -> Result<Profile, String> {

@@ -27,3 +27,12 @@ mod plan;
 mod probe;
 mod profile;
 mod report;
+
+pub(crate) use self::{
+    answer::Told,
+    calibrate::Errors,
+    costs::{Curve, Fitted, Point},
+    model::Saving,
+    plan::{Answer, Shards},
+    report::MeasureReport,
+};

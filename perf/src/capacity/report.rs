@@ -15,9 +15,9 @@ const MEDIAN_ERROR_MAX: f64 = 0.15;
 /// The file, and what went wrong.
 #[derive(Debug)]
 pub(crate) struct MeasureReport {
-    costs: Costs,
+    pub(crate) costs: Costs,
     file: PathBuf,
-    faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
 }
 
 impl Serialize for MeasureReport {

@@ -15,6 +15,7 @@
 
 mod axis;
 mod bars;
+mod capacity;
 mod compare;
 mod connections;
 mod floor;
