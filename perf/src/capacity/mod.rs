@@ -36,3 +36,12 @@ pub(crate) use self::{
     plan::{Answer, Shards},
     report::MeasureReport,
 };
+/// What the tests of pages make reports of.
+#[cfg(test)]
+pub(crate) use self::{
+    calibrate::{Check, Checked},
+    costs::{Admission, Costs, Memory, Range, Setup, Storage},
+    model::Shard,
+    plan::plan,
+    profile::Profile,
+};

@@ -28,12 +28,12 @@ use serde::Serialize;
 use crate::process::{CpuTime, own_cpu_ns};
 use crate::server::on_cpu;
 
+pub(crate) use self::disk::Place;
 pub(crate) use self::plan::{FloorArgs, Plan};
-pub(crate) use self::report::{Figure, FloorReport, SyncFigure};
+pub(crate) use self::report::{Figure, FloorReport, LeftOut, SyncFigure};
 use self::{
-    disk::Place,
     readers::Readers,
-    report::{LeftOut, Synced},
+    report::Synced,
     ring::{Manner, Ring},
 };
 

@@ -7,6 +7,12 @@ use hdrhistogram::Histogram;
 use roxmltree::{Document, ParsingOptions};
 
 use super::{Page, Paged};
+use crate::capacity::{
+    self, Admission, Check, Checked, Costs, Curve, Fitted, MeasureReport, Point, Profile, Range, Saving, Setup, Shard,
+    Storage, Told,
+};
+use crate::compare::{self, Comparison, Figures, Ratio, Ratios, Standing};
+use crate::floor::{self, FloorReport, SyncFigure};
 use crate::persist::{Figure, PersistReport};
 use crate::process::Memory;
 use crate::provenance::{Machine, Process, Program, Provenance, Server};
@@ -219,9 +225,129 @@ fn persist(run: Run) -> PersistReport {
     }
 }
 
+fn floor(run: Run) -> FloorReport {
+    let latency = || Latency::of(&run.histogram());
+    let figure = |nth: usize| floor::Figure {
+        way: floor::Way::Send,
+        cpu_ns_per_delivery: run.value(nth),
+        cpu_ns_per_delivery_by_round: (0..nth).map(|round| run.value(round)).collect(),
+        cpu_ns_per_send: run.value(nth),
+        worker_ns_per_send: 0.0,
+        ratio_to_send: 0.0 / run.value(nth),
+        sender_busy: 1.0,
+        reader_busy: 1.0,
+        batches_per_second: 0.0,
+        sends_per_second: 0.0,
+        deliveries_per_second: run.value(nth),
+        batch: latency(),
+    };
+    let sync = |_| SyncFigure { place: floor::Place::Append, syncs_per_second: 0.0, latency: latency() };
+    FloorReport {
+        members: run.count(),
+        messages: 1,
+        send_bytes: 1,
+        batches_per_second_asked: None,
+        seconds: 0.0,
+        rounds: run.count(),
+        cpu: None,
+        client_cpu: Some(1),
+        figures: (0..run.count()).map(figure).collect(),
+        left_out: vec![floor::LeftOut { way: floor::Way::SendZc, why: HOSTILE.into() }],
+        directory: Some(HOSTILE.into()),
+        write_bytes: 1,
+        fdatasync: (0..run.count()).map(sync).collect(),
+        bytes_verified: 0,
+        faults: Vec::new(),
+    }
+}
+
+fn compared(run: Run) -> Comparison {
+    let ratio = Ratio { median: 0.0 / run.value(0), min: f64::INFINITY, max: 0.0 };
+    let figures = |nth: usize| Figures {
+        cpu_ns_per_delivery: run.value(nth),
+        backing_ns_per_delivery: BTreeMap::from([(HOSTILE.to_owned(), 1.0)]),
+        client_busy: 1.0,
+        ..Figures::default()
+    };
+    let standing = |nth: usize| Standing {
+        name: format!("{HOSTILE} {nth}"),
+        median: Some(figures(nth)),
+        against_first: (nth != 5).then_some(Ratios {
+            cpu_ns_per_delivery: ratio,
+            cpu_ns_per_delivery_with_backing: ratio,
+            deliveries_per_second: ratio,
+            p50_us: ratio,
+            p99_us: ratio,
+        }),
+        runs: (0..nth).map(figures).collect(),
+    };
+    Comparison {
+        load: HOSTILE.into(),
+        rounds: run.count(),
+        seconds: 1.0,
+        server_cpu: 0,
+        client_cpu: 1,
+        standings: (0..run.count()).map(standing).collect(),
+        left_out: vec![compare::LeftOut { name: HOSTILE.into(), why: HOSTILE.into() }],
+        faults: Vec::new(),
+    }
+}
+
+/// Costs of a machine, fitted to nothing if there is nothing.
+fn costs(run: Run) -> Costs {
+    let setup = Setup {
+        ringroom: HOSTILE.into(),
+        kernel: HOSTILE.into(),
+        cpu: HOSTILE.into(),
+        server_cpu: 0,
+        client_cpu: 1,
+        durability: "sync".into(),
+        database: "sqlite".into(),
+        seconds: 1.0,
+        rounds: 1,
+        is_quick: true,
+    };
+    let point = |nth: usize| Point {
+        messages_per_second_asked: run.value(nth),
+        messages_per_second: run.value(nth),
+        utilisation: nth as f64 / 12.0,
+        cycle_seconds: 0.001,
+        p50_us: run.value(nth),
+        p99_us: run.value(nth),
+    };
+    let points: Vec<Point> = (0..run.count()).map(point).collect();
+    let knee = (run == Run::Many).then_some(5);
+    let held_out = Checked { run: HOSTILE.into(), cores: run.value(0), cores_predicted: 0.0, error: f64::NAN };
+    let check = Check { held_out: vec![held_out], left_out: vec![HOSTILE.into()], ..Check::default() };
+    let fitted = Fitted {
+        shard: Shard { send_ns: run.value(0), ..Shard::default() },
+        writer: Saving::default(),
+        database: Some(Saving::default()),
+        admission: Admission::default(),
+        memory: capacity::Memory::default(),
+        storage: Storage::default(),
+        curve: Curve { points, knee, ..Curve::default() },
+        check,
+        range: Range::default(),
+    };
+    Costs { fitted: (run != Run::Nothing).then_some(fitted), ..Costs::new(setup) }
+}
+
+fn planned(run: Run) -> Option<Page> {
+    let costs = costs(run);
+    let fitted = costs.fitted.as_ref()?;
+    let profile = Profile::simple(1000.0, 10.0, 100.0, 0.1, 64.0).unwrap();
+    let answer = capacity::plan(&costs.setup, fitted, &profile);
+    Some(Told { costs: &costs, fitted, answer }.page())
+}
+
 fn pages() -> impl Iterator<Item = (Run, Page)> {
-    RUNS.into_iter()
-        .flat_map(|run| [load(run).page(), connections(run).page(), persist(run).page()].map(|page| (run, page)))
+    let of = |run| {
+        let measured = MeasureReport::new(costs(run), HOSTILE.into());
+        let pages = [load(run).page(), connections(run).page(), persist(run).page(), floor(run).page()];
+        pages.into_iter().chain([compared(run).page(), measured.page()]).chain(planned(run))
+    };
+    RUNS.into_iter().flat_map(move |run| of(run).map(move |page| (run, page)))
 }
 
 fn parse(page: &str) -> Document<'_> {
