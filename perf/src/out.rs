@@ -1,6 +1,7 @@
 //! Where a report goes: text to standard output, JSON and a page to files. Asked before a run whether they can be written,
 //! as far as that can be told then, for a run is long.
 
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -74,15 +75,23 @@ impl PageFile {
 pub(crate) fn show(report: &impl Verdict, provenance: &Provenance, json: Option<&Path>) -> Result<bool, String> {
     let text = serde_json::to_string_pretty(&Sourced { report, provenance }).map_err(|error| error.to_string())?;
     match json {
-        Some(path) if is_standard_output(path) => println!("{text}"),
+        Some(path) if is_standard_output(path) => say(&(text + "\n"))?,
         other => {
-            print!("{report}");
+            say(&report.to_string())?;
             if let Some(path) = other {
                 write(path, &(text + "\n"))?;
             }
         }
     }
     Ok(report.faults().is_empty())
+}
+
+/// Whoever listens may have heard enough: `| head` is no reason to lose the files.
+fn say(text: &str) -> Result<(), String> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        _ => Ok(()),
+    }
 }
 
 fn is_standard_output(path: impl AsRef<Path>) -> bool {

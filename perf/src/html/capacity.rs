@@ -23,6 +23,7 @@ impl Paged for MeasureReport {
         Page {
             title: "What ringroom costs on this machine".into(),
             subtitle,
+            verdict: "Passed",
             verified: "Every load: each message once, in order.".into(),
             faults: self.faults.clone(),
             warnings: fitted.is_none().then(unfinished).into_iter().collect(),
@@ -213,8 +214,9 @@ impl Paged for Told<'_> {
         Page {
             title: "What this load needs".into(),
             subtitle,
+            verdict: "Predicted",
             verified: format!(
-                "It is a prediction: off by {:.0} % of CPU at the median and {:.0} % at worst, on {} loads that were held out.",
+                "Off by {:.0} % of CPU at the median and {:.0} % at worst, on {} loads that were held out.",
                 check.median * 100.0,
                 check.worst * 100.0,
                 check.runs

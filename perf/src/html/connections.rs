@@ -40,6 +40,7 @@ impl Paged for ConnectionsReport {
                 "Connections: {} opened in {connecting_seconds:.2} s, then held for {hold_seconds:.0} s while nobody speaks",
                 count(*opened)
             ),
+            verdict: "Passed",
             verified: "Every connection stayed open.".into(),
             faults: self.faults.clone(),
             warnings: Vec::new(),

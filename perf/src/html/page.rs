@@ -13,6 +13,8 @@ pub(crate) struct Page {
     pub(crate) title: String,
     /// How it was measured, in a line.
     pub(crate) subtitle: String,
+    /// What to call a report without faults: `Passed`, or `Predicted` if nothing was put to the test.
+    pub(crate) verdict: &'static str,
     /// What was looked at and found whole, if there are no faults.
     pub(crate) verified: String,
     pub(crate) faults: Vec<String>,
@@ -115,7 +117,7 @@ impl Page {
                 h1 { (self.title) }
                 p.subtitle { (self.subtitle) }
                 @if self.faults.is_empty() {
-                    p.verdict.passed { strong { "Passed" } " " (self.verified) }
+                    p.verdict.passed { strong { (self.verdict) } " " (self.verified) }
                 } @else {
                     div.verdict.failed {
                         p { strong { "Failed" } " No figure below counts before this is understood:" }
@@ -158,7 +160,8 @@ impl Part {
 impl Table {
     fn render(&self) -> Markup {
         html! {
-            div.table role="region" aria-label=(self.caption) tabindex="0" {
+            @let class = if self.head.len() > 2 { "table" } else { "table pairs" };
+            div.(class) role="region" aria-label=(self.caption) tabindex="0" {
                 table {
                     caption { (self.caption) }
                     thead { tr { @for name in &self.head { th scope="col" { (name) } } } }

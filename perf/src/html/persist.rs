@@ -15,6 +15,7 @@ impl Paged for PersistReport {
                 turns; medians",
                 grouped(*rows as f64)
             ),
+            verdict: "Passed",
             verified: "After each measurement the table had every row.".into(),
             faults: self.faults.clone(),
             warnings: Vec::new(),

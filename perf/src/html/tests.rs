@@ -423,6 +423,8 @@ fn a_verdict_says_what_failed() {
     let failed = Page { faults: vec!["ann lost 3".into()], ..load(Run::One).page() }.render(&provenance(true));
     assert!(failed.contains("<strong>Failed</strong>") && failed.contains("ann lost 3"), "{failed}");
     assert!(!failed.contains("<strong>Passed</strong>"), "{failed}");
+    let planned = planned(Run::Many).unwrap().render(&provenance(false));
+    assert!(planned.contains("<strong>Predicted</strong>") && !planned.contains("Passed"), "{planned}");
     assert!(
         passed.contains("The client was the bottleneck") && passed.contains("with uncommitted changes"),
         "{passed}"
