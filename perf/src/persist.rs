@@ -126,11 +126,12 @@ impl Bench {
         let ways = Ways::new(writer, client).await.map_err(|error| {
             format!("the tables are not ringroom's own with users' ids of type uuid, as `ringroom migrate` makes them: {error}")
         })?;
+        // Before anybody else connects whose session would end while it is counted.
+        let sessions = sessions(ways.client()).await?;
         let seeded = Admin::open(&database).await.map_err(told)?.seed(ROOMS, USERS_PER_ROOM).await.map_err(told)?;
         let seat = |room: Uuid, id: &str| Ok((room, id.parse().map_err(|_| format!("{id:?} is no user's id"))?));
         let seats = seeded.rooms.iter().flat_map(|room| room.users.iter().map(|user| (room.room, user.id.as_str())));
         let seats = seats.map(|(room, user)| seat(room, user)).collect::<Result<_, String>>()?;
-        let sessions = sessions(ways.client()).await?;
         Ok(Self { ways, seats, sessions })
     }
 
@@ -232,8 +233,10 @@ fn thread_cpu() -> Duration {
 }
 
 async fn sessions(client: &Client) -> Result<Vec<u32>, String> {
-    let sessions =
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'";
+    // Ours are this client's and those that came after it: an older one may be about to end.
+    let sessions = "SELECT pid FROM pg_stat_activity \
+        WHERE datname = current_database() AND backend_type = 'client backend' \
+        AND backend_start >= (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())";
     let rows = client.query(sessions, &[]).await.map_err(failed)?;
     Ok(rows.iter().map(|row| row.get::<_, i32>(0).unsigned_abs()).collect())
 }
