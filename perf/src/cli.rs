@@ -109,6 +109,9 @@ struct LoadArgs {
     /// What each slow reader reads in a second.
     #[arg(long, value_name = "BYTES", default_value_t = 1024, requires = "slow_readers")]
     slow_bytes_per_second: u32,
+    /// Never sleep while waiting: the time that this thread takes to wake up is in no latency then.
+    #[arg(long)]
+    spin: bool,
     /// Write the latency's histogram for HdrHistogram's plotters, in milliseconds: that of the echoes to FILE, that of the
     /// deliveries to all members to FILE with `.members` before its extension.
     #[arg(long, value_name = "FILE")]
@@ -257,6 +260,7 @@ impl LoadArgs {
             churn_per_second: self.churn,
             slow_readers: self.slow_readers as usize,
             slow_bytes_per_second: self.slow_bytes_per_second as usize,
+            spins: self.spin,
             quiet: self.quiet,
         };
         plan.check()?;

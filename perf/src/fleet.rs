@@ -237,11 +237,12 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits for sockets to become ready, at most `timeout` (`None`: until one is), and serves those that are.
+    /// Waits for sockets to become ready, at most `timeout` (`None`: until one is), serves those that are, and says how many
+    /// were.
     ///
     /// # Errors
     /// epoll itself fails.
-    pub(crate) fn turn(&mut self, timeout: Option<Duration>, crowd: &mut impl Crowd) -> Result<(), String> {
+    pub(crate) fn turn(&mut self, timeout: Option<Duration>, crowd: &mut impl Crowd) -> Result<usize, String> {
         self.events.clear();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
@@ -258,7 +259,7 @@ impl Fleet {
                 self.end(member, end);
             }
         }
-        Ok(())
+        Ok(self.events.len())
     }
 
     /// Reads a ready socket empty and writes what is due. The error is how the connection ended.

@@ -36,6 +36,8 @@ pub(crate) struct LoadReport {
     pub(crate) delivery_latency: Latency,
     pub(crate) server_cpu: Option<ServerCpu>,
     pub(crate) server_memory: Option<Memory>,
+    /// The client never slept. What it spent on waiting counts in neither of the next two.
+    pub(crate) client_spins: bool,
     /// Share of one core that the client's thread used.
     pub(crate) client_busy: f64,
     pub(crate) client_ns_per_delivery: f64,
@@ -360,7 +362,9 @@ impl Display for LoadReport {
             writeln!(f, "server mem  {} resident", bytes(memory.rss_bytes))?;
         }
         let Self { client_busy, client_ns_per_delivery, .. } = self;
-        writeln!(f, "client      {:.0} % of a core, {client_ns_per_delivery:.0} ns a delivery", client_busy * 100.0)?;
+        let spun = if self.client_spins { ", and spun in between" } else { "" };
+        let percent = client_busy * 100.0;
+        writeln!(f, "client      {percent:.0} % of a core, {client_ns_per_delivery:.0} ns a delivery{spun}")?;
         if *client_busy > CLIENT_BUSY_MAX {
             writeln!(f, "WARNING     the client is the bottleneck: it shows its own limit, not the server's")?;
         }

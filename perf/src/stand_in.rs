@@ -320,6 +320,16 @@ fn an_open_loop_keeps_its_rate() {
 }
 
 #[test]
+fn a_client_that_never_sleeps_counts_its_work_alone() {
+    let report = carry_out(Wrong::Nothing, &Plan { spins: true, ..plan(Pace::Open { per_second: 100.0 }) });
+    assert_eq!(report.faults(), [""; 0], "{report}");
+    assert!((49..=51).contains(&report.messages_verified), "2 rooms x 100/s x 0.25 s: {report}");
+    // Without sleep it uses all that it gets of a core; forty messages take some hundredths of that.
+    assert!(report.client_busy > 0.0 && report.client_busy < 0.5, "{report}");
+    assert!(report.to_string().contains("spun in between"), "{report}");
+}
+
+#[test]
 fn texts_have_the_lengths_asked_and_a_ramp_is_not_measured() {
     let (text_bytes, ramp) = ("uniform:100..300".parse().unwrap(), Duration::from_millis(200));
     let report = carry_out(Wrong::Nothing, &Plan { text_bytes, ramp, ..plan(Pace::Open { per_second: 500.0 }) });

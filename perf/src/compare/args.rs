@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Send so many messages a second in each room, whether or not the server keeps up.
     #[arg(long, value_name = "MESSAGES", group = "pace")]
     rate: Option<f64>,
+    /// Let the client never sleep; it never does in `paced`.
+    #[arg(long)]
+    spin: bool,
     /// Characters of each message's text, as `load` takes them.
     #[arg(long, value_name = "LENGTHS", default_value = "64")]
     bytes: TextBytes,
@@ -80,7 +83,7 @@ enum Named {
     Fanout,
     /// 100 rooms of 10, all of whom send, 10 messages outstanding in each: a message's price.
     Rooms,
-    /// One room of 50 at 20 messages a second: latency.
+    /// One room of 50 at 20 messages a second, the client never asleep: latency.
     Paced,
     /// One room of 200, 16 messages outstanding, beside the original on Django.
     Original,
@@ -172,6 +175,7 @@ impl Args {
             seed: self.seed,
             warm_up: self.warm_up_seconds,
             measured: self.seconds,
+            spins: self.spin || self.load == Named::Paced,
             ..Plan::new(pace)
         })
     }

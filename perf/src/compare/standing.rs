@@ -201,8 +201,9 @@ fn described(plan: &Plan) -> String {
         Pace::Open { per_second } => format!("{per_second} messages/s a room"),
         Pace::Steps { per_second } => format!("{per_second:?} messages/s a room in turn"),
     };
-    let Plan { rooms, members, senders, text_bytes, .. } = plan;
-    format!("{rooms} rooms x {members} members, {senders} senders a room, {pace}, {text_bytes} bytes")
+    let Plan { rooms, members, senders, text_bytes, spins, .. } = plan;
+    let spins = if *spins { ", client never asleep" } else { "" };
+    format!("{rooms} rooms x {members} members, {senders} senders a room, {pace}, {text_bytes} bytes{spins}")
 }
 
 impl Verdict for Comparison {

@@ -132,6 +132,7 @@ fn load(run: Run) -> LoadReport {
         delivery_latency: Latency::of(&run.histogram()),
         server_cpu: run.cpu(),
         server_memory: (run != Run::Nothing).then(Memory::default),
+        client_spins: false,
         client_busy: 0.95,
         client_ns_per_delivery: 0.0,
         messages_verified: 0,

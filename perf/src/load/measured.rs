@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::traffic::Traffic;
-use crate::process::{self, CpuTime, Memory};
+use crate::process::{CpuTime, Memory};
 use crate::report::{Latency, ServerCpu, Step};
 
 /// A moment's counts.
@@ -29,7 +29,7 @@ impl Mark {
             at_ns: traffic.clock.now_ns(),
             echoes: traffic.echoes,
             deliveries: traffic.deliveries,
-            own_cpu_ns: process::own_cpu_ns(),
+            own_cpu_ns: traffic.worked_ns(),
             server,
         })
     }
@@ -56,7 +56,7 @@ impl Measured {
             deliveries: to.deliveries - from.deliveries,
             echo: traffic.lateness.echo.clone(),
             delivery: traffic.lateness.delivery.clone(),
-            own_cpu_ns: to.own_cpu_ns - from.own_cpu_ns,
+            own_cpu_ns: to.own_cpu_ns.saturating_sub(from.own_cpu_ns),
             server_cpu_ns: to.server.as_ref().zip(from.server.as_ref()).map(|(to, from)| to.since(from)),
             memory,
         }

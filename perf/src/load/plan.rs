@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     /// Members, in all rooms together, that read slowly, and how slowly each.
     pub(crate) slow_readers: usize,
     pub(crate) slow_bytes_per_second: usize,
+    /// Whether the client looks for news without ever sleeping.
+    pub(crate) spins: bool,
     /// Whether no progress is to be shown, not even on a terminal.
     pub(crate) quiet: bool,
 }
@@ -58,6 +60,7 @@ impl Plan {
             churn_per_second: 0.0,
             slow_readers: 0,
             slow_bytes_per_second: 1024,
+            spins: false,
             quiet: true,
         }
     }

@@ -168,14 +168,18 @@ impl<'a> Run<'a> {
                 self.sample();
             }
             self.tend(now_ns)?;
+            let is_early = self.schedule.as_ref().is_none_or(|schedule| schedule.due_ns() > now_ns);
             // What was due before the end is sent, however late this thread is.
             let due_ns = self.send_due(now_ns.min(end_ns)).unwrap_or(end_ns);
             if now_ns >= end_ns {
                 return Ok(());
             }
             let next_ns = due_ns.min(end_ns).min(self.series.due_ns()).min(self.tend_due_ns());
-            let wait_ns = next_ns.saturating_sub(now_ns).min(100_000_000);
-            self.fleet.turn(Some(Duration::from_nanos(wait_ns)), &mut self.traffic)?;
+            let wait_ns = if self.plan.spins { 0 } else { next_ns.saturating_sub(now_ns).min(100_000_000) };
+            let served = self.fleet.turn(Some(Duration::from_nanos(wait_ns)), &mut self.traffic)?;
+            if self.plan.spins {
+                self.traffic.looked(is_early && served == 0);
+            }
             if self.traffic.steady_deliveries() > progress.0 || !self.traffic.owes() {
                 progress = (self.traffic.steady_deliveries(), now_ns);
             } else if now_ns - progress.1 > STALL.as_nanos() as u64 {
@@ -349,6 +353,7 @@ impl<'a> Run<'a> {
             delivery_latency: Latency::of(&whole.delivery),
             server_cpu: whole.server_cpu(),
             server_memory: whole.memory,
+            client_spins: plan.spins,
             client_busy: whole.client_busy(),
             client_ns_per_delivery: whole.own_cpu_ns as f64 / whole.deliveries.max(1) as f64,
             messages_verified: self.traffic.members.iter().step_by(plan.members).map(|m| m.sequence.count()).sum(),

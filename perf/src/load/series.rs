@@ -37,7 +37,7 @@ impl Counts {
             at_ns: traffic.clock.now_ns(),
             echoes: traffic.echoes,
             deliveries: traffic.deliveries,
-            own_cpu_ns: process::own_cpu_ns(),
+            own_cpu_ns: traffic.worked_ns(),
             // A server that has ended is told of where its CPU is accounted for.
             server: CpuTime::read(pids).unwrap_or_default(),
         }
@@ -85,7 +85,7 @@ impl<'a> Series<'a> {
     fn between(&self, now: &Counts, late_ns: Option<(u64, u64)>, measured: bool) -> Sample {
         let last = &self.last;
         let seconds = (now.at_ns - last.at_ns).max(1) as f64 / 1e9;
-        let per_second = |from: u64, to: u64| (to - from) as f64 / seconds;
+        let per_second = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
         let used_ns = || now.server.since(&last.server).values().sum::<u64>();
         Sample {
             at_seconds: self.seconds(now.at_ns),

@@ -9,6 +9,7 @@ use crate::field::{Anchor, Field};
 use crate::fixtures::Seat;
 use crate::fleet::{Clock, Crowd};
 use crate::message::{self, Author, Template};
+use crate::process;
 use crate::sequence::{self, MessageId, Sequence};
 
 /// One member, as the load sees it.
@@ -86,6 +87,9 @@ pub(super) struct Traffic {
     /// What the server answered to the first message that it refused.
     refusal: String,
     pub(super) lateness: Lateness,
+    /// CPU that this thread had used when it last looked for news, and what it spent looking in vain.
+    looked_ns: u64,
+    spun_ns: u64,
 }
 
 impl Crowd for Traffic {
@@ -193,7 +197,23 @@ impl Traffic {
             refusals: 0,
             refusal: String::new(),
             lateness: Lateness::new()?,
+            looked_ns: process::own_cpu_ns(),
+            spun_ns: 0,
         })
+    }
+
+    /// A client that never sleeps has had its turn; `in_vain`, if there was nothing to send and nothing to read.
+    pub(super) fn looked(&mut self, in_vain: bool) {
+        let now_ns = process::own_cpu_ns();
+        if in_vain {
+            self.spun_ns += now_ns - self.looked_ns;
+        }
+        self.looked_ns = now_ns;
+    }
+
+    /// CPU of this thread, without what it spent on waiting.
+    pub(super) fn worked_ns(&self) -> u64 {
+        process::own_cpu_ns().saturating_sub(self.spun_ns)
     }
 
     /// Writes the next message of `sender`, which was due at `due_ns`.
