@@ -64,6 +64,8 @@ reasons! {
     DatabaseUnavailable = 1013, "Try again later", Soon, "database_unavailable";
     /// The member fell out of its room's window: it reads too slowly.
     TooSlow = 1013, "Reading too slowly", Soon, "too_slow";
+    /// The shard that the member sits on is overloaded and missed messages of the room. Reading faster would not have helped.
+    CutOff = 1013, "Server is overloaded", Soon, "cut_off";
     /// The token is missing, unknown, or its user is not active.
     Unauthorized = 4001, "Unauthorized", Never, "unauthorized";
     /// The room is unknown, or the user is not a member of it.

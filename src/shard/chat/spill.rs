@@ -141,7 +141,7 @@ impl Chat {
     fn close_members(&mut self, conns: &mut Conns<Member>, room: RoomId) {
         let Some(index) = self.by_id.get(&room) else { return };
         for member in &self.rooms[*index as usize].members {
-            conns.close(*member, Close::TooSlow);
+            conns.close(*member, Close::CutOff);
         }
     }
 
