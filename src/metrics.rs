@@ -1,7 +1,8 @@
 //! Plain counters: what came, what went, what was refused, dropped or tried again.
 //!
 //! Each shard, and the writer and control threads, own one [`Counters`]; only the owner writes, anyone reads. So a count costs a load
-//! and a store (`Relaxed` suffices: no other memory is ordered by a count), and the sum of all is taken when asked.
+//! and a store (`Relaxed` suffices: no other memory is ordered by a count), and the sum of all is taken when asked. The one exception
+//! says so at [`Counter::up_from_any_thread`].
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -20,6 +21,11 @@ impl Counter {
     /// `count` more. By the owning thread only.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed) + count, Relaxed);
+    }
+
+    /// One more, by whichever thread: costlier, and only for a count that is raised in no other way.
+    pub fn up_from_any_thread(&self) {
+        self.0.fetch_add(1, Relaxed);
     }
 
     /// The count so far.
@@ -63,6 +69,8 @@ counters! {
     accepts_failed,
     /// Connections handed to the shard of their room.
     handed_over,
+    /// Connections closed bare on their way to another shard, which had ended. Raised by whichever thread drops them.
+    lost_on_the_way,
     /// Members seated on another shard than their room's home, because it had enough of them.
     spilled,
     /// Replicas of rooms that were given up because their shard was too far behind.

@@ -6,13 +6,23 @@
 mod support;
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     thread,
+    time::Instant,
 };
 
-use ringroom::store::SeededRoom;
+use ringroom::{store::SeededRoom, topology::Topology};
 use serde_json::json;
-use support::{client::Client, place::Place, server::Server};
+use support::{
+    DEADLINE,
+    client::{Client, Raw, upgrade},
+    place::Place,
+    server::Server,
+    stall::Stalled,
+};
+use tungstenite::Message;
 
 /// Every member after the first sits away from home, one on each shard.
 const FLAGS: [&str; 4] = ["--shards", "4", "--spill-members", "1"];
@@ -128,4 +138,133 @@ fn a_stop_reaches_every_shard_of_a_room() {
     let ended = server.wait();
     assert_eq!((ended.code, ended.counter("restart")), (Some(0), 8), "{}", ended.log);
     assert_eq!(place.texts(room.room), heard[0]);
+}
+
+/// Somebody was let in and has a seat on another shard, but the home is so slow to say so that the other one would have ended by
+/// then. It waits, and the member is told to come back.
+#[test]
+fn who_is_on_the_way_to_a_seat_when_the_server_stops_is_answered() {
+    const COMING: usize = 5;
+    let mut place = Place::sqlite();
+    let (at_home, elsewhere) = a_room_on_each_of_two_shards(&mut place, 1 + COMING as u32);
+    let flags = ["--shards", "2", "--spill-members", "1", "--drain-seconds", "0", "--auth-cache-seconds", "60"];
+    let mut server = Server::start(&place, &flags);
+    // Everybody is known, so that the control thread answers at once.
+    (1..=COMING).for_each(|user| join(&server, &at_home, user).leave());
+    let (mut member, mut other_member) = (join(&server, &at_home, 0), join(&server, &elsewhere, 0));
+
+    let control = Stalled::control(&server);
+    let ask = |user: usize| {
+        let mut comer = Raw::open(server.address);
+        comer.send(upgrade(&format!("/ws/chat/{}/?token={}", at_home.room, at_home.users[user].token)));
+        comer
+    };
+    let mut coming: Vec<Raw> = (1..=COMING).map(ask).collect();
+    // Whichever shard accepted them, in these turns they were read, handed over, and asked about.
+    for _ in 0..4 {
+        sees_a_turn(&mut other_member);
+        sees_a_turn(&mut member);
+    }
+    let home = Stalled::thread(&server, "shard-0");
+    drop(control);
+    answers_health(&server);
+    server.terminate();
+    // With its only member the other shard has lost all reason to stay, but for those who are on their way.
+    assert_eq!(other_member.closed().0, 1012);
+    drop(other_member);
+    let began = Instant::now();
+    while Stalled::has_thread(&server, "shard-1") && began.elapsed() < DEADLINE / 40 {
+        thread::yield_now();
+    }
+    drop(home);
+    // Every other one has a seat at home and is asked to go from there.
+    let heads: Vec<String> = coming.iter_mut().map(Raw::head).collect();
+    let turned_away = heads.iter().filter(|head| head.starts_with("HTTP/1.1 503 ")).count();
+    let let_in = heads.iter().filter(|head| head.starts_with("HTTP/1.1 101 ")).count();
+    assert!(turned_away >= COMING / 2 && turned_away + let_in == COMING, "{heads:?}");
+    assert_eq!(member.closed().0, 1012);
+    drop((member, coming));
+    let ended = server.wait();
+    let counters = ["opened", "vanished", "lost_on_the_way"].map(|name| ended.counter(name));
+    assert_eq!((ended.code, counters), (Some(0), [(COMING + 2 + let_in) as u64, 0, 0]), "{}", ended.log);
+    assert!(ended.counter("refused") >= turned_away as u64, "{}", ended.log);
+}
+
+/// Two rooms, the first with its home on shard 0, the second on shard 1.
+fn a_room_on_each_of_two_shards(place: &mut Place, users: u32) -> (SeededRoom, SeededRoom) {
+    let topology = Topology::new(&[0], 2);
+    let mut rooms = [None, None];
+    while rooms.iter().any(Option::is_none) {
+        let room = place.seed(1, users).remove(0);
+        let shard = topology.shard_of(room.room);
+        rooms[shard] = Some(room);
+    }
+    let [one, other] = rooms.map(Option::unwrap);
+    (one, other)
+}
+
+/// The shard of this member looks at what has come in.
+fn sees_a_turn(member: &mut Client) {
+    member.socket.send(Message::Ping("turn".into())).unwrap();
+    assert!(matches!(member.socket.read(), Ok(Message::Pong(_))));
+}
+
+/// The control thread has answered whatever it was asked before, though one shard stands still: whoever asks there gets no answer.
+fn answers_health(server: &Server) {
+    support::client::eventually("/healthz", || {
+        let mut socket = TcpStream::connect(server.address)?;
+        socket.set_read_timeout(Some(DEADLINE / 100))?;
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        socket.read_exact(&mut [0; 12])
+    });
+}
+
+/// How often a server is stopped.
+const STOPS: usize = 4;
+/// Clients that keep coming, each with one connection at a time.
+const COMERS: usize = 12;
+
+/// Members keep coming, most of them passed from shard to shard, while the server stops. The shards end one after the other, and
+/// nobody whom one of them had accepted is left without an answer because another has ended.
+#[test]
+fn a_stop_amid_arrivals_answers_everybody() {
+    let mut place = Place::sqlite();
+    let rooms = place.seed(12, COMERS as u32);
+    for stop in 0..STOPS {
+        let flags = ["--shards", "8", "--spill-members", "1", "--drain-seconds", "0", "--close-timeout-seconds", "1"];
+        let server = Server::start(&place, &flags);
+        let (answered, address) = (AtomicUsize::new(0), server.address);
+        let ended = thread::scope(|scope| {
+            let (rooms, answered) = (&rooms, &answered);
+            for user in 0..COMERS {
+                scope.spawn(move || {
+                    let mut visits = rooms.iter().cycle().skip(user);
+                    while let Ok(socket) = TcpStream::connect_timeout(&address, DEADLINE) {
+                        let room = visits.next().unwrap();
+                        let request = upgrade(&format!("/ws/chat/{}/?token={}", room.room, room.users[user].token));
+                        answered.fetch_add(usize::from(is_answered(socket, &request)), SeqCst);
+                    }
+                });
+            }
+            support::client::eventually("clients come and go", || match answered.load(SeqCst) {
+                0..60 => Err(std::io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            });
+            server.stop()
+        });
+        let counters = ["accepted", "lost_on_the_way"].map(|name| ended.counter(name));
+        assert_eq!(counters, [answered.load(SeqCst) as u64, 0], "stop {stop}: {}", ended.log);
+        assert_eq!(counters[0], ended.counter("opened") + ended.counter("refused"), "{}", ended.log);
+    }
+}
+
+/// Asks, and goes as soon as there is an answer. False if the connection ended without any.
+fn is_answered(mut socket: TcpStream, request: &str) -> bool {
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut status = [0; 12];
+    let answer = socket.write_all(request.as_bytes()).and_then(|()| socket.read_exact(&mut status));
+    if let Err(error) = &answer {
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "the connection is open and not answered");
+    }
+    answer.is_ok()
 }

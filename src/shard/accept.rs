@@ -70,12 +70,13 @@ impl Acceptor {
         }
     }
 
-    /// An accept completed. After an error that slot rests until [`Acceptor::rearm`]; `None` while closing.
+    /// An accept completed. After an error that slot rests until [`Acceptor::rearm`]. While closing no error is one, and who
+    /// had been accepted already is still handed out.
     pub fn accepted(&mut self, index: usize) -> Option<io::Result<OwnedFd>> {
         let accepted = self.accepts[index].as_mut()?.finish(index as u32)?;
         self.accepts[index] = None;
         match accepted {
-            _ if !self.open => None,
+            Err(_) if !self.open => None,
             // The client gave up while it waited (accept(2)): not the server's trouble.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {
                 self.arm(index);

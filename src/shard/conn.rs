@@ -180,6 +180,40 @@ pub struct Conns<P> {
     turns_away: bool,
 }
 
+/// A connection between two shards: [taken](Conns::take) from one, and not yet [adopted](Conns::adopt) by another.
+pub struct Taken {
+    /// Its socket.
+    pub socket: OwnedFd,
+    /// What was read after its head.
+    pub early: Vec<u8>,
+    /// Its being on the way.
+    pub passage: Passage,
+}
+
+/// Keeps a connection counted while no shard has it. One that is dropped on its way, as when the shard that it was passed to ends
+/// without having read its mailbox, is closed bare: then this counts it, on whatever thread that happens.
+pub struct Passage {
+    occupancy: Arc<Occupancy>,
+    counters: Arc<Counters>,
+    is_over: bool,
+}
+
+impl Passage {
+    fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.occupancy.answered();
+            self.occupancy.leaves();
+            self.counters.lost_on_the_way.up_from_any_thread();
+        }
+    }
+}
+
 /// What a completed receive means for the shard.
 pub enum Arrived {
     /// Bytes of a request head.
@@ -230,10 +264,10 @@ impl<P> Conns<P> {
 
     // ---- Beginnings -------------------------------------------------------------------------------------------------
 
-    /// A socket that was just accepted. Refused at once when the server has all the connections it may have.
+    /// A socket that was just accepted. Refused at once when the server has all the connections it may have, or stops.
     pub fn accept(&mut self, socket: OwnedFd) {
         self.counters.accepted.up();
-        let refusal = self.occupancy.refusal();
+        let refusal = if self.turns_away { Some(Refusal::Full) } else { self.occupancy.refusal() };
         self.occupancy.enters();
         let id = self.insert(socket, Phase::Head, self.patience.head, Vec::new());
         match refusal {
@@ -242,9 +276,11 @@ impl<P> Conns<P> {
         }
     }
 
-    /// A socket that was [taken](Conns::take) after its request head was read: the service decides on it next. `early` is
-    /// what came after the head. Turned away when the server stops: the other shard may not have known that yet.
-    pub fn adopt(&mut self, socket: OwnedFd, early: Vec<u8>) -> ConnId {
+    /// A connection that was [taken](Conns::take) after its request head was read: the service decides on it next. Turned away
+    /// when the server stops: the other shard may not have known that yet.
+    pub fn adopt(&mut self, taken: Taken) -> ConnId {
+        let Taken { socket, early, passage } = taken;
+        passage.end();
         let id = self.insert(socket, Phase::Asked, self.patience.ask, early);
         if self.turns_away {
             self.refuse(id, Refusal::Full);
@@ -301,18 +337,20 @@ impl<P> Conns<P> {
         stash
     }
 
-    /// Takes a connection that was asked about out of this shard: its socket, and what was read after its head. On its way
-    /// it stays counted, until it is [adopted](Conns::adopt) or [gone](Conns::gone).
-    pub fn take(&mut self, id: ConnId) -> Option<(OwnedFd, Vec<u8>)> {
+    /// Takes a connection that was asked about out of this shard, until it is [adopted](Conns::adopt) or [gone](Conns::gone).
+    pub fn take(&mut self, id: ConnId) -> Option<Taken> {
         let conn = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked) && conn.receive.is_none())?;
         debug_assert!(conn.sending.is_none(), "nothing is sent before the request is answered");
         let early = self.take_stash(id);
         let conn = self.remove(id.index());
-        Some((conn.socket, early))
+        let (occupancy, counters) = (Arc::clone(&self.occupancy), Arc::clone(&self.counters));
+        let passage = Passage { occupancy, counters, is_over: false };
+        Some(Taken { socket: conn.socket, early, passage })
     }
 
-    /// A connection that was taken will not come back to any shard.
-    pub fn gone(&self) {
+    /// A connection that was taken will not come back to any shard, and is in good hands.
+    pub fn gone(&self, passage: Passage) {
+        passage.end();
         self.occupancy.answered();
         self.occupancy.leaves();
     }
@@ -724,9 +762,12 @@ mod tests {
         Conns::new(4, Pool::new(), patience, Arc::clone(occupancy), Arc::clone(counters))
     }
 
-    fn socket() -> OwnedFd {
+    /// A connection that comes from another shard.
+    fn taken(conns: &Conns<()>) -> Taken {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        TcpStream::connect(listener.local_addr().unwrap()).unwrap().into()
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
+        let (occupancy, counters) = (Arc::clone(&conns.occupancy), Arc::clone(&conns.counters));
+        Taken { socket, early: Vec::new(), passage: Passage { occupancy, counters, is_over: false } }
     }
 
     #[test]
@@ -735,7 +776,7 @@ mod tests {
         conns.patience.ping = Duration::from_secs(10);
         let mut seconds = [0; 13];
         for _ in 0..30 {
-            let id = conns.adopt(socket(), Vec::new());
+            let id = conns.adopt(taken(&conns));
             seconds[conns.first_heartbeat(id) as usize] += 1;
         }
         assert_eq!(seconds, [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 10, 0], "none later than the interval asks for");
@@ -746,13 +787,26 @@ mod tests {
         let occupancy = Arc::new(Occupancy::new(1, 10));
         let mut conns = conns(&occupancy, &Arc::default());
         occupancy.enters();
+        let mut on_the_way = taken(&conns);
         for _ in 0..2 {
-            let id = conns.adopt(socket(), Vec::new());
-            assert!(conns.take(id).is_some() && conns.is_empty());
+            let id = conns.adopt(on_the_way);
+            on_the_way = conns.take(id).unwrap();
+            assert!(conns.is_empty());
             assert_eq!(occupancy.refusal(), Some(Refusal::Full));
         }
-        conns.gone();
-        assert_eq!(occupancy.refusal(), None);
+        conns.gone(on_the_way.passage);
+        assert_eq!((occupancy.refusal(), conns.counters.lost_on_the_way.get()), (None, 0));
+    }
+
+    #[test]
+    fn who_is_lost_on_the_way_is_counted_and_frees_its_place() {
+        let occupancy = Arc::new(Occupancy::new(1, 1));
+        let conns = conns(&occupancy, &Arc::default());
+        occupancy.enters();
+        let on_the_way = taken(&conns);
+        assert_eq!(occupancy.refusal(), Some(Refusal::Full));
+        std::thread::spawn(move || drop(on_the_way)).join().unwrap();
+        assert_eq!((occupancy.refusal(), conns.counters.lost_on_the_way.get()), (None, 1));
     }
 
     #[test]
@@ -762,11 +816,11 @@ mod tests {
         let mut conns = conns(&occupancy, &counters);
 
         occupancy.enters();
-        let early = conns.adopt(socket(), Vec::new());
+        let early = conns.adopt(taken(&conns));
         assert!(conns.is_asking(early) && occupancy.refusal() == Some(Refusal::TooManyAttempts));
         conns.turn_away();
         occupancy.enters();
-        let late = conns.adopt(socket(), Vec::new());
+        let late = conns.adopt(taken(&conns));
         assert!(!conns.is_asking(early) && !conns.is_asking(late), "nobody is let in behind the ones being closed");
         // As the shard does that could not hand one over.
         conns.refuse(late, Refusal::Full);

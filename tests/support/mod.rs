@@ -10,6 +10,7 @@ pub mod load;
 pub mod place;
 pub mod postgres;
 pub mod server;
+pub mod stall;
 
 use std::{env, time::Duration};
 

@@ -38,13 +38,13 @@ impl Chat {
         chat: ChatRequest,
         accept: Bytes,
     ) {
-        let Some((socket, early)) = conns.take(id) else { return };
-        let adoption = Box::new(Adoption { socket, early, accept, room: chat.room, token: chat.token });
+        let Some(taken) = conns.take(id) else { return };
+        let adoption = Box::new(Adoption { taken, accept, room: chat.room, token: chat.token });
         match self.posts.shards[shard].post(Mail::Adopt(adoption)).map_err(Undelivered::letter) {
             Ok(()) => self.counters.handed_over.up(),
             Err(Mail::Adopt(adoption)) => {
                 self.counters.mailbox_full.up();
-                let id = conns.adopt(adoption.socket, Vec::new());
+                let id = conns.adopt(adoption.taken);
                 conns.refuse(id, Refusal::Full);
             }
             Err(_) => unreachable!("the letter comes back as it was"),

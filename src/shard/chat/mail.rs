@@ -2,7 +2,7 @@
 //!
 //! Only letters: who posts them, and what follows from them, is told where they are posted and read.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -12,7 +12,10 @@ use crate::{
     auth::Admission,
     http::HandedOver,
     identity::{RoomId, Token, UserId},
-    shard::{conn::ConnId, mailbox::Postbox},
+    shard::{
+        conn::{ConnId, Taken},
+        mailbox::Postbox,
+    },
     writer::{Settled, Turn},
 };
 
@@ -64,9 +67,7 @@ pub enum Question {
 
 /// A connection on its way to the shard of its room.
 pub struct Adoption {
-    pub(super) socket: OwnedFd,
-    /// What was read after the request head.
-    pub(super) early: Vec<u8>,
+    pub(super) taken: Taken,
     pub(super) accept: Bytes,
     pub(super) room: RoomId,
     pub(super) token: Option<Token>,

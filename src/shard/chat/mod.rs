@@ -38,7 +38,7 @@ pub use self::{
 };
 use super::{
     Mailed, Message, Service,
-    conn::{ConnId, Conns},
+    conn::{ConnId, Conns, Taken},
     journal::Journal,
     mailbox::Undelivered,
     replica::Part,
@@ -98,6 +98,10 @@ pub struct Chat {
     unsettled_messages: usize,
     /// Of their frames and those of the present turn.
     unsettled_bytes: usize,
+    /// The server stops: this shard passes no connection to another.
+    is_stopping: bool,
+    /// Other shards that may still pass connections to this one.
+    passing: usize,
     /// Rooms whose log grew in this turn.
     grown: Vec<u32>,
     /// Rooms that members left: all who left a room in one turn are struck off its list in one pass.
@@ -115,7 +119,7 @@ impl Chat {
         stamper: Stamper,
         counters: Arc<Counters>,
     ) -> Chat {
-        let parcels = Parcels::new(shard, topology.shards());
+        let (parcels, passing) = (Parcels::new(shard, topology.shards()), topology.shards() - 1);
         Chat {
             shard,
             topology,
@@ -137,6 +141,8 @@ impl Chat {
             unsettled_first: 0,
             unsettled_messages: 0,
             unsettled_bytes: 0,
+            is_stopping: false,
+            passing,
             grown: Vec::new(),
             left: Vec::new(),
         }
@@ -175,16 +181,16 @@ impl Service for Chat {
         if let Some(refusal) = connect::refusal_without_upgrade(target) {
             return conns.refuse(id, refusal);
         }
-        let Some((socket, read)) = conns.take(id) else { return };
-        let question = Question::Http(HandedOver { stream: socket.into(), read });
+        let Some(Taken { socket, early, passage }) = conns.take(id) else { return };
+        let question = Question::Http(HandedOver { stream: socket.into(), read: early });
         match self.posts.control.post(question).map_err(Undelivered::letter) {
             Ok(()) => {
-                conns.gone();
+                conns.gone(passage);
                 self.counters.http.up();
             }
             Err(Question::Http(handed_over)) => {
                 self.counters.mailbox_full.up();
-                let id = conns.adopt(handed_over.stream.into(), Vec::new());
+                let id = conns.adopt(Taken { socket: handed_over.stream.into(), early: handed_over.read, passage });
                 conns.refuse(id, Refusal::Full);
             }
             Err(_) => unreachable!("the letter comes back as it was"),
@@ -194,8 +200,8 @@ impl Service for Chat {
     fn mail(&mut self, conns: &mut Conns<Member>, mail: Mail) -> Mailed {
         match mail {
             Mail::Adopt(adoption) => {
-                let Adoption { socket, early, accept, room, token } = *adoption;
-                let conn = conns.adopt(socket, early);
+                let Adoption { taken, accept, room, token } = *adoption;
+                let conn = conns.adopt(taken);
                 self.ask(conns, Admittance { conn, room, accept }, token);
             }
             Mail::Admitted(admittance, admission) => self.admit(conns, *admittance, admission),
@@ -204,7 +210,10 @@ impl Service for Chat {
             Mail::Refused(room, sender) => self.refuse(room, sender),
             Mail::Parcel(parcel) => self.unpack(conns, *parcel),
             Mail::Unsaved(reply) => drop(reply.send(self.unsaved())),
-            Mail::Drain(lasts) => return Mailed::Drain(lasts),
+            Mail::Drain(lasts) => {
+                self.pass_no_more();
+                return Mailed::Drain(lasts);
+            }
         }
         Mailed::Done
     }
@@ -270,7 +279,8 @@ impl Service for Chat {
             Keep::Writer | Keep::Memory => true,
         };
         let is_shared = |room: &Room| !matches!(&room.part, Part::Home(replicas) if replicas.is_empty());
-        self.unsettled.is_empty()
+        self.passing == 0
+            && self.unsettled.is_empty()
             && journal_is_idle
             && self.parcels.are_posted()
             && !self.rooms.iter().any(|(_, room)| is_shared(room))

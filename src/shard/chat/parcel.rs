@@ -5,12 +5,9 @@
 //! that it has not looked at. One that has not looked at more than that when there are further batches for it is so far behind
 //! that its replicas are given up (`Unposted::Behind`).
 
-use std::{
-    os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
@@ -19,7 +16,12 @@ use super::{Mail, Posts};
 use crate::{
     identity::{RoomId, User, UserId},
     limits::PARCEL_BYTES_MAX,
-    shard::{conn::ConnId, mailbox::Undelivered, replica::Ended, room::Batch},
+    shard::{
+        conn::{ConnId, Taken},
+        mailbox::Undelivered,
+        replica::Ended,
+        room::Batch,
+    },
     writer::Why,
 };
 
@@ -39,6 +41,8 @@ pub enum Item {
     Dismissed(RoomId),
     /// From a room's home: the replica has missed batches.
     CutOff(RoomId),
+    /// The server stops, and no connection comes from that shard any more.
+    PassedAll,
 }
 
 impl Item {
@@ -54,9 +58,7 @@ impl Item {
 
 /// A member on its way to a seat on another shard than its room's home.
 pub struct Seat {
-    pub(super) socket: OwnedFd,
-    /// What was read after the request head.
-    pub(super) early: Vec<u8>,
+    pub(super) taken: Taken,
     pub(super) accept: Bytes,
     pub(super) room: RoomId,
     pub(super) user: Arc<User>,

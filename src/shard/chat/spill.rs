@@ -22,6 +22,7 @@ use crate::{
         room::{Batch, Room},
     },
     writer::Why,
+    ws::handshake::Refusal,
 };
 
 impl Chat {
@@ -45,12 +46,12 @@ impl Chat {
         user: Arc<User>,
     ) {
         let Room { id, part: Part::Home(replicas), .. } = &mut self.rooms[room as usize] else { return };
-        let Some((socket, early)) = conns.take(conn) else { return };
+        let Some(taken) = conns.take(conn) else { return };
         let place = replicas.iter().position(|replica| replica.shard == shard).unwrap_or_else(|| {
             replicas.push(Replica::new(shard));
             replicas.len() - 1
         });
-        let seat = Seat { socket, early, accept, room: *id, user, ended: replicas[place].seat() };
+        let seat = Seat { taken, accept, room: *id, user, ended: replicas[place].seat() };
         self.counters.spilled.up();
         self.parcels.add(shard, Item::Seat(Box::new(seat)));
     }
@@ -106,11 +107,11 @@ impl Chat {
 
     /// A member that was let in by the room's home sits down here.
     fn sit(&mut self, conns: &mut Conns<Member>, home: usize, seat: Seat) {
-        let Seat { socket, early, accept, room, user, ended } = seat;
+        let Seat { taken, accept, room, user, ended } = seat;
         let rooms = &mut self.rooms;
         let index =
             *self.by_id.entry(room).or_insert_with(|| rooms.insert(Room::replica(room, home, ended.clone())) as u32);
-        let conn = conns.adopt(socket, early);
+        let conn = conns.adopt(taken);
         match conns.is_asking(conn) {
             true => self.join(conns, conn, index, &accept, user),
             // Turned away: the server stops.
@@ -159,7 +160,18 @@ impl Chat {
                 Item::Vacated(room) => self.dismiss(room, from),
                 Item::Dismissed(room) => self.forget(room),
                 Item::CutOff(room) => self.close_members(conns, room),
+                Item::PassedAll => self.passing -= 1,
             }
+        }
+    }
+
+    /// The server stops. From now on everybody who waits to be let in is turned away here, so the other shards get no
+    /// connections from this one. Each of them waits to hear that before it ends: a connection that arrives in the mailbox of a
+    /// shard that has ended would be closed without a word.
+    pub(super) fn pass_no_more(&mut self) {
+        if !std::mem::replace(&mut self.is_stopping, true) {
+            let others = (0..self.posts.shards.len()).filter(|shard| *shard != self.shard);
+            others.for_each(|shard| self.parcels.add(shard, Item::PassedAll));
         }
     }
 
@@ -183,9 +195,9 @@ impl Chat {
     /// What was for a shard that has ended, as all of them do: whoever waits for it is told.
     fn bring_back(&mut self, conns: &mut Conns<Member>, item: Item) {
         match item {
-            Item::Seat(_) => {
-                conns.gone();
-                self.counters.vanished.up();
+            Item::Seat(seat) => {
+                let conn = conns.adopt(seat.taken);
+                conns.refuse(conn, Refusal::Full);
             }
             Item::Said(said) => self.settled(conns, said.conn, Verdict::Unsaved(Why::GivenUp)),
             _ => {}
