@@ -15,7 +15,7 @@ use crate::out::Out;
 use crate::provenance::Provenance;
 use crate::report::LoadReport;
 use crate::url::Url;
-use crate::{compare, floor, hgrm, idle, load, persist, process, storm};
+use crate::{compare, connections, floor, hgrm, load, persist, process, storm};
 
 /// Load generator for servers that speak ringroom's protocol.
 ///
@@ -280,7 +280,7 @@ impl ConnectionsArgs {
         let (Target { url, pid, .. }, hold) = (&self.target, self.hold_seconds);
         let provenance = self.target.provenance();
         let report = match self.storm {
-            None => idle::run(url, &seats, sources, hold, pid),
+            None => connections::run(url, &seats, sources, hold, pid),
             Some(how) => {
                 let plan = storm::Plan { storms: self.storms as usize, reset: how == Dropped::Reset };
                 storm::run(url, &seats, sources, hold, pid, plan)

@@ -7,7 +7,7 @@
 //!      |  text frames                               frame.rs (RFC 6455), handshake.rs (the upgrade)
 //!      v
 //! load/        who sends when, what came back       message.rs (our text), field.rs (theirs), sequence.rs (order)
-//! idle.rs      or nobody sends: what a connection costs; storm.rs: all are dropped, and come back at once
+//! connections.rs or nobody sends: what each costs; storm.rs: all are dropped, and come back at once
 //!      |
 //! report.rs    text for a person, JSON for a program, hgrm.rs for a plotter, html/ a page; out.rs where it goes
 //! process.rs   the server's CPU and memory, from /proc
@@ -26,6 +26,7 @@
 mod capacity;
 mod cli;
 mod compare;
+mod connections;
 mod field;
 mod fixtures;
 mod fleet;
@@ -34,7 +35,6 @@ mod frame;
 mod handshake;
 mod hgrm;
 mod html;
-mod idle;
 mod knee;
 mod load;
 mod message;

@@ -16,7 +16,7 @@ use crate::fleet::{Clock, Fleet, Silent};
 use crate::load::{self, Pace, Plan};
 use crate::server::Spec;
 use crate::url::Url;
-use crate::{idle, report::Verdict};
+use crate::{connections, report::Verdict};
 
 /// What goes wrong. Unless it says otherwise: to the member that joined last, at message [`WRONG_AT`] of a room.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -459,7 +459,7 @@ fn a_connection_is_held_and_one_that_ends_is_told() {
         let speaker = speak_soon(&url(address));
         let seats = fixtures.spread(6);
         let hold = Duration::from_millis(500);
-        let report = idle::run(&url(address), &seats, 3, hold, &[std::process::id()]).unwrap();
+        let report = connections::run(&url(address), &seats, 3, hold, &[std::process::id()]).unwrap();
         speaker.join().unwrap();
         report
     };

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
+use crate::connections::{ENDINGS_MAX, SETTLE, Sitting, listen, sit, told};
 use crate::fixtures::Seat;
 use crate::fleet::{Ending, Fleet};
-use crate::idle::{ENDINGS_MAX, SETTLE, Sitting, listen, sit, told};
 use crate::process::{CpuTime, KernelMemory, Memory};
 use crate::report::{ConnectionsReport, Latency, PerConnection, ServerCpu, Storm};
 use crate::url::Url;
@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     pub(crate) reset: bool,
 }
 
-/// Opens every seat and holds them, as [`crate::idle::run`] does, and then lets the storms come.
+/// Opens every seat and holds them, as [`crate::connections::run`] does, and then lets the storms come.
 ///
 /// # Errors
 /// As there.

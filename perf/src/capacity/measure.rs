@@ -215,7 +215,8 @@ impl Bench<'_> {
         let server = self.start(&["--ping-interval-seconds", &heartbeat.to_string()])?;
         let pids = server.pids();
         let hold = Duration::from_secs_f64(seconds);
-        let report = on_cpu(Some(self.order.client_cpu), || crate::idle::run(&server.url, &seats, 1, hold, &pids))??;
+        let report =
+            on_cpu(Some(self.order.client_cpu), || crate::connections::run(&server.url, &seats, 1, hold, &pids))??;
         server.stop()?;
         let threads = |cpu: Option<&ServerCpu>| cpu.map(Threads::of).unwrap_or_default();
         let (connecting, held) = (threads(report.connecting_cpu.as_ref()), threads(report.idle_cpu.as_ref()));
