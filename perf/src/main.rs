@@ -15,6 +15,7 @@
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
 //! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code
+//! median.rs    rounds as one figure
 //! knee.rs      where latency begins to climb with the rate
 //! compare/     ringroom and its peers, in turns, each started here
 //! capacity/    what a unit of work costs here, and what a load therefore needs
@@ -37,6 +38,7 @@ mod hgrm;
 mod html;
 mod knee;
 mod load;
+mod median;
 mod message;
 mod out;
 mod persist;

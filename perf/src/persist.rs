@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
+use crate::median::median;
 use crate::process::CpuTime;
 use crate::report::{Verdict, grouped, write_verdict};
 use crate::ways::{Way, Ways};
@@ -293,7 +294,7 @@ impl Measured {
         let ratio_to = |yardstick: Way, batch: usize| {
             let yardstick = all.iter().find(|one| one.what.0 == yardstick && one.what.1 == batch)?;
             let rounds = self.samples.iter().zip(&yardstick.samples);
-            Some(median(rounds.map(|(ours, theirs)| ours.rows_per_second / theirs.rows_per_second).collect()))
+            median(rounds.map(|(ours, theirs)| ours.rows_per_second / theirs.rows_per_second))
         };
         let rates: Vec<f64> = self.samples.iter().map(|sample| sample.rows_per_second).collect();
         let (batch_p50_ms, batch_p99_ms) = latency_ms(self.samples.iter().flat_map(|sample| &sample.took));
@@ -301,29 +302,20 @@ impl Measured {
             way,
             batch_rows,
             rows,
-            rows_per_second: median(rates.clone()),
+            rows_per_second: median(rates.iter().copied()).unwrap_or_default(),
             rows_per_second_by_round: rates,
             ratio_to_copy: ratio_to(Way::Copy, batch_rows),
             ratio_to_single: ratio_to(Way::Single, 1),
-            client_ns_per_row: median(self.samples.iter().map(|sample| sample.client_ns_per_row).collect()),
+            client_ns_per_row: median(self.samples.iter().map(|sample| sample.client_ns_per_row)).unwrap_or_default(),
             server_ns_per_row: self
                 .samples
                 .iter()
                 .map(|sample| sample.server_ns_per_row)
                 .collect::<Option<Vec<f64>>>()
-                .map(median),
+                .and_then(median),
             batch_p50_ms,
             batch_p99_ms,
         }
-    }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    match figures.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => figures[count / 2],
-        count => f64::midpoint(figures[count / 2 - 1], figures[count / 2]),
     }
 }
 

@@ -6,10 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::costs::{Admission, Found, Idle, Memory, Purpose, Range, Run, Shape, Storage, Stored, median};
+use super::costs::{Admission, Found, Idle, Memory, Purpose, Range, Run, Shape, Storage, Stored};
 use super::demand::{Demand, record_bytes};
 use super::fit;
 use super::model::{Saving, Shard, Work};
+use crate::median::median;
 
 /// How often cycles and costs take turns; they stand still by then.
 const TURNS: usize = 12;
@@ -69,8 +70,8 @@ impl Errors {
             .collect();
         errors.sort_by(|one, other| one.0.total_cmp(&other.0));
         let Some((worst, worst_run)) = errors.last() else { return Self::default() };
-        let (low, high) = (errors[(errors.len() - 1) / 2].0, errors[errors.len() / 2].0);
-        Self { runs: errors.len(), median: (low + high) / 2.0, worst: *worst, worst_run: (*worst_run).to_owned() }
+        let median = median(errors.iter().map(|(error, _)| *error)).unwrap_or_default();
+        Self { runs: errors.len(), median, worst: *worst, worst_run: (*worst_run).to_owned() }
     }
 }
 
@@ -253,12 +254,12 @@ pub(crate) fn storage(runs: &[&Run]) -> Storage {
     lengths.dedup();
     let stored = |length: usize| {
         let same = runs.iter().filter(|run| run.shape.text_bytes == length);
-        let message_bytes = median(same.map(|run| run.found.database_bytes_per_message).collect()).unwrap_or_default();
+        let message_bytes = median(same.map(|run| run.found.database_bytes_per_message)).unwrap_or_default();
         Stored { text_bytes: length as f64, message_bytes }
     };
     Storage {
         measured: lengths.into_iter().map(stored).collect(),
-        log_bytes_per_message: median(runs.iter().filter_map(|run| run.found.database_log_bytes_per_message).collect()),
+        log_bytes_per_message: median(runs.iter().filter_map(|run| run.found.database_log_bytes_per_message)),
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::calibrate::Check;
 use super::demand::Demand;
 use super::model::{Saving, Shard};
+use crate::median::median;
 
 /// Raised whenever a field changes its meaning.
 const FORMAT: u32 = 1;
@@ -255,9 +256,8 @@ impl Run {
 impl Found {
     /// What several runs of one load showed: each figure's median.
     pub(crate) fn median(all: &[&Found]) -> Self {
-        let of =
-            |figure: fn(&Found) -> f64| median(all.iter().map(|found| figure(found)).collect()).unwrap_or_default();
-        let seen = |figure: fn(&Found) -> Option<f64>| median(all.iter().filter_map(|found| figure(found)).collect());
+        let of = |figure: fn(&Found) -> f64| median(all.iter().map(|found| figure(found))).unwrap_or_default();
+        let seen = |figure: fn(&Found) -> Option<f64>| median(all.iter().filter_map(|found| figure(found)));
         Self {
             messages_per_second: of(|found| found.messages_per_second),
             deliveries_per_second: of(|found| found.deliveries_per_second),
@@ -295,13 +295,6 @@ impl Storage {
             }
         }
     }
-}
-
-/// The middle one, or between the two in the middle.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values.get(values.len().saturating_sub(1) / 2)?, values.get(values.len() / 2)?);
-    Some((low + high) / 2.0)
 }
 
 impl Costs {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Cpus;
 use crate::load::{Pace, Plan};
+use crate::median::median;
 use crate::report::{CLIENT_BUSY_MAX, LoadReport, Verdict, grouped, write_verdict};
 
 /// One run of one server.
@@ -100,10 +101,11 @@ impl Standing {
 
 /// The median of each figure; the faults of all runs.
 fn median_of(runs: &[Figures]) -> Figures {
-    let of = |figure: fn(&Figures) -> f64| median(runs.iter().map(figure));
+    let of = |figure: fn(&Figures) -> f64| median(runs.iter().map(figure)).unwrap_or(f64::NAN);
     let names: Vec<&String> = runs.iter().flat_map(|run| run.backing_ns_per_delivery.keys()).collect();
-    let backing =
-        |name: &str| median(runs.iter().map(|run| run.backing_ns_per_delivery.get(name).copied().unwrap_or(0.0)));
+    let backing = |name: &str| {
+        median(runs.iter().map(|run| run.backing_ns_per_delivery.get(name).copied().unwrap_or(0.0))).unwrap_or(f64::NAN)
+    };
     Figures {
         cpu_ns_per_delivery: of(|run| run.cpu_ns_per_delivery),
         backing_ns_per_delivery: names.into_iter().map(|name| (name.clone(), backing(name))).collect(),
@@ -139,7 +141,7 @@ impl Ratio {
     fn of(ratios: Vec<f64>) -> Self {
         let (min, max) = (f64::INFINITY, f64::NEG_INFINITY);
         let bounds = ratios.iter().fold((min, max), |(min, max), ratio| (min.min(*ratio), max.max(*ratio)));
-        Self { median: median(ratios.into_iter()), min: bounds.0, max: bounds.1 }
+        Self { median: median(ratios).unwrap_or(f64::NAN), min: bounds.0, max: bounds.1 }
     }
 }
 
@@ -152,14 +154,6 @@ impl Display for Ratio {
         };
         f.pad(&format!("{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max))
     }
-}
-
-/// The middle one, or the mean of the two in the middle.
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = numbers.collect();
-    sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted.get(sorted.len().saturating_sub(1) / 2), sorted.get(sorted.len() / 2));
-    (low.copied().unwrap_or(f64::NAN) + high.copied().unwrap_or(f64::NAN)) / 2.0
 }
 
 /// What `compare` found.

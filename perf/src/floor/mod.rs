@@ -25,6 +25,7 @@ use hdrhistogram::Histogram;
 use rustix::net::SendFlags;
 use serde::Serialize;
 
+use crate::median::median;
 use crate::process::{CpuTime, own_cpu_ns};
 use crate::server::on_cpu;
 
@@ -271,35 +272,27 @@ fn histogram() -> Histogram<u64> {
 impl Measured {
     fn figure(&self, plan: &Plan, yardstick: &Measured) -> Figure {
         let (sends, messages) = (plan.members as f64, plan.messages as f64);
-        let each = |figure: &dyn Fn(&Sample) -> f64| self.samples.iter().map(figure).collect::<Vec<f64>>();
+        let of = |figure: &dyn Fn(&Sample) -> f64| median(self.samples.iter().map(figure)).unwrap_or_default();
         let cpu_ns_per_send =
             |sample: &Sample| (sample.cpu_ns + sample.worker_ns) as f64 / sample.batches as f64 / sends;
-        let by_round = each(&|sample| cpu_ns_per_send(sample) / messages);
-        let rounds = self.samples.iter().zip(&yardstick.samples);
-        let batches_per_second = median(each(&|sample| sample.batches as f64 / sample.seconds));
+        let by_round: Vec<f64> = self.samples.iter().map(|sample| cpu_ns_per_send(sample) / messages).collect();
+        let ratios = self.samples.iter().zip(&yardstick.samples);
+        let ratios = ratios.map(|(ours, send)| cpu_ns_per_send(ours) / cpu_ns_per_send(send));
+        let batches_per_second = of(&|sample| sample.batches as f64 / sample.seconds);
         Figure {
             way: self.way,
-            cpu_ns_per_delivery: median(by_round.clone()),
+            cpu_ns_per_delivery: median(by_round.iter().copied()).unwrap_or_default(),
             cpu_ns_per_delivery_by_round: by_round,
-            cpu_ns_per_send: median(each(&cpu_ns_per_send)),
-            worker_ns_per_send: median(each(&|sample| sample.worker_ns as f64 / sample.batches as f64 / sends)),
-            ratio_to_send: median(rounds.map(|(ours, send)| cpu_ns_per_send(ours) / cpu_ns_per_send(send)).collect()),
-            sender_busy: median(each(&|sample| sample.cpu_ns as f64 / 1e9 / sample.seconds)),
-            reader_busy: median(each(&|sample| sample.reader_ns as f64 / 1e9 / sample.seconds)),
+            cpu_ns_per_send: of(&cpu_ns_per_send),
+            worker_ns_per_send: of(&|sample| sample.worker_ns as f64 / sample.batches as f64 / sends),
+            ratio_to_send: median(ratios).unwrap_or_default(),
+            sender_busy: of(&|sample| sample.cpu_ns as f64 / 1e9 / sample.seconds),
+            reader_busy: of(&|sample| sample.reader_ns as f64 / 1e9 / sample.seconds),
             batches_per_second,
             sends_per_second: batches_per_second * sends,
             deliveries_per_second: batches_per_second * sends * messages,
             batch: crate::report::Latency::of(&self.batch_ns),
         }
-    }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    match figures.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => figures[count / 2],
-        count => f64::midpoint(figures[count / 2 - 1], figures[count / 2]),
     }
 }
 
