@@ -14,6 +14,7 @@
 //! provenance.rs what a reader must know of command, program and machine
 //!
 //! server.rs    the server as a child process: started on a CPU, awaited, ended; and a database filled for it
+//! belongings.rs what must not be left behind, whatever ends this process
 //! floor/       without a server: what this machine can do at best; floor/ring.rs alone holds `unsafe` code
 //! median.rs    rounds as one figure
 //! knee.rs      where latency begins to climb with the rate
@@ -24,6 +25,7 @@
 //!
 //! Nothing on the path of a delivery allocates: the server must be the slower side, or its figures are ours.
 
+mod belongings;
 mod capacity;
 mod cli;
 mod compare;

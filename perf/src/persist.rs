@@ -6,6 +6,8 @@
 //! ways take turns, and which is first changes from round to round; before each, the table has the same rows.
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ringroom::identity::UserId;
@@ -15,6 +17,7 @@ use serde::Serialize;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
+use crate::belongings::{Signals, exit_code};
 use crate::median::median;
 use crate::process::CpuTime;
 use crate::report::{Verdict, grouped, write_verdict};
@@ -91,17 +94,32 @@ struct Sample {
 /// Measures.
 ///
 /// # Errors
-/// The database cannot be reached, is not Postgres, or its tables are not ringroom's own.
+/// The database cannot be reached, is not Postgres, or its tables are not ringroom's own; or a signal asked for the end.
 pub(crate) fn run(url: &DatabaseUrl, plan: &Plan) -> Result<PersistReport, String> {
+    run_unless(url, plan, Arc::default())
+}
+
+/// Measures, unless it `is_over`: then no measurement begins any more, and what was made is removed.
+fn run_unless(url: &DatabaseUrl, plan: &Plan, is_over: Arc<AtomicBool>) -> Result<PersistReport, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
+        let signals = Signals::new().map_err(|error| format!("signals cannot be handled: {error}"))?;
+        tokio::spawn(heed(signals, Arc::clone(&is_over)));
         let mut bench = Bench::open(url).await?;
-        let report = bench.run(plan).await;
+        let report = bench.run(plan, &is_over).await;
         let removed = bench.remove().await;
         let mut report = report?;
         report.faults.extend(removed.err());
         Ok(report)
     })
+}
+
+/// The first signal asks for the end, a second one makes it.
+async fn heed(mut signals: Signals, is_over: Arc<AtomicBool>) {
+    signals.next().await;
+    eprintln!("ringroom-perf: ends after this measurement, and removes what it made; a second signal ends it at once");
+    is_over.store(true, Ordering::Relaxed);
+    std::process::exit(exit_code(signals.next().await));
 }
 
 /// The database, with rooms and users of our own in it.
@@ -136,7 +154,7 @@ impl Bench {
         Ok(Self { ways, seats, sessions })
     }
 
-    async fn run(&mut self, plan: &Plan) -> Result<PersistReport, String> {
+    async fn run(&mut self, plan: &Plan, is_over: &AtomicBool) -> Result<PersistReport, String> {
         let (server, settings) = settings(self.ways.client()).await?;
         let text = "x".repeat(plan.text_bytes);
         let rows = self.rows(plan.rows, &text);
@@ -144,6 +162,9 @@ impl Bench {
         for round in 0..plan.rounds {
             let first = round % measured.len();
             for nth in (first..measured.len()).chain(0..first) {
+                if is_over.load(Ordering::Relaxed) {
+                    return Err("ended by a signal before all was measured".into());
+                }
                 let (way, batch, count) = measured[nth].what;
                 let sample = self.measure(way, &rows[..count], batch).await?;
                 measured[nth].samples.push(sample);
@@ -424,6 +445,8 @@ mod tests {
             assert!(figure.server_ns_per_row > Some(0.0), "{figure:?}");
         }
         assert!(report.to_string().contains("extrapolated from 4 rows"), "{report}");
+        let why = run_unless(&url.parse().unwrap(), &plan(), Arc::new(true.into())).unwrap_err();
+        assert!(why.contains("ended by a signal"), "{why}");
         for table in ["chat_message", "chat_chatroom", "chat_chatroom_members", "authtoken_token", "account_user"] {
             let count = postgres::query(&url, &format!("SELECT count(*) FROM {table}")).unwrap();
             assert_eq!(count, [[Some("0".to_owned())]], "{table}");

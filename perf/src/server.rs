@@ -18,9 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use crate::belongings::{self, Owned};
 use crate::process;
 use crate::url::Url;
 
@@ -50,12 +51,22 @@ pub(crate) struct Spec {
     pub(crate) dir: Option<PathBuf>,
     /// The user and the group that it runs as, if not as this process.
     pub(crate) user: Option<(u32, u32)>,
+    /// The signal that ends it in order.
+    pub(crate) ending: Signal,
 }
 
 impl Spec {
     /// `name` is `program`, with no arguments yet.
     pub(crate) fn new(name: &str, program: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), program: program.into(), args: Vec::new(), env: Vec::new(), dir: None, user: None }
+        Self {
+            name: name.into(),
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            user: None,
+            ending: Signal::TERM,
+        }
     }
 
     /// With these arguments after those it has.
@@ -151,7 +162,7 @@ impl Server {
     /// # Errors
     /// It had ended before, does not end in time and is killed, or says by its exit code that not all was well.
     pub(crate) fn stop(mut self) -> Result<(), String> {
-        self.process.end(Signal::TERM)
+        self.process.end()
     }
 }
 
@@ -160,6 +171,7 @@ impl Server {
 pub(crate) struct Process {
     name: String,
     child: Child,
+    ending: Signal,
     said: Arc<Mutex<VecDeque<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -196,13 +208,14 @@ impl Process {
     fn spawn(spec: &Spec, cpu: Option<usize>) -> Result<(Self, mpsc::Receiver<String>), String> {
         let mut command = spec.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = on_cpu(cpu, || command.spawn())?.map_err(|error| spec.no_program(&error))?;
+        let mut child =
+            on_cpu(cpu, || belongings::start(&mut command, spec.ending))?.map_err(|error| spec.no_program(&error))?;
         let said = Arc::default();
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().map(|output| keep(output, &said, sender.clone()));
         let stderr = child.stderr.take().map(|output| keep(output, &said, sender));
         let readers = stdout.into_iter().chain(stderr).collect();
-        Ok((Self { name: spec.name.clone(), child, said, readers }, lines))
+        Ok((Self { name: spec.name.clone(), child, ending: spec.ending, said, readers }, lines))
     }
 
     /// Its number.
@@ -214,17 +227,16 @@ impl Process {
     ///
     /// # Errors
     /// As [`Server::stop`] says.
-    pub(crate) fn end(&mut self, signal: Signal) -> Result<(), String> {
+    pub(crate) fn end(&mut self) -> Result<(), String> {
         if let Some(status) = self.wait(Duration::ZERO) {
             return Err(self.told(&format!("ended by itself ({status})")));
         }
-        // Not yet waited for, so the number is still its own.
-        kill_process(Pid::from_child(&self.child), signal).map_err(|error| format!("{}: {error}", self.name))?;
+        belongings::tell(&self.child, self.ending).map_err(|error| format!("{}: {error}", self.name))?;
         match self.wait(PATIENCE) {
-            Some(status) if status.success() || status.signal() == Some(signal.as_raw()) => Ok(()),
+            Some(status) if status.success() || status.signal() == Some(self.ending.as_raw()) => Ok(()),
             Some(status) => Err(self.told(&format!("did not end in order ({status})"))),
             None => {
-                let _ended = self.child.kill();
+                let _ended = belongings::tell(&self.child, Signal::KILL);
                 Err(self.told(&format!("did not end within {} s of being asked, and was killed", PATIENCE.as_secs())))
             }
         }
@@ -234,7 +246,7 @@ impl Process {
     fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
-            match self.child.try_wait() {
+            match belongings::reap(&mut self.child) {
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
                 Ok(status) => return status,
                 Err(_) => return None,
@@ -256,9 +268,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // By its own number, and only while it has not been waited for.
-        let _ended = self.child.kill();
-        let _status = self.child.wait();
+        let _ended = belongings::tell(&self.child, Signal::KILL);
+        self.wait(PATIENCE);
     }
 }
 
@@ -312,7 +323,7 @@ pub(crate) fn pin(cpu: usize) -> Result<(), String> {
 
 /// A temporary folder that only its owner can look into. Dropping it removes it.
 #[derive(Debug)]
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub(crate) struct Folder(Owned);
 
 impl Folder {
     /// A new one.
@@ -321,16 +332,21 @@ impl Folder {
     /// It cannot be made.
     pub(crate) fn make() -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let nth = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ringroom-perf-{}-{nth}", std::process::id()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map(|()| Self(path.clone())).map_err(|error| format!("{}: {error}", path.display()))
+        loop {
+            let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("ringroom-perf-{}-{nth}", std::process::id()));
+            let said = format!("{}", path.display());
+            match Owned::make(path, |path| fs::DirBuilder::new().mode(0o700).create(path)) {
+                // Of an earlier process of the same number, which was killed.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|(owned, ())| Self(owned)).map_err(|error| format!("{said}: {error}")),
+            }
+        }
     }
-}
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _left = fs::remove_dir_all(&self.0);
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 
@@ -368,17 +384,17 @@ impl Place {
 
     /// The file of rooms, users and tokens.
     pub(crate) fn fixtures(&self) -> PathBuf {
-        self.folder.0.join("fixtures.json")
+        self.folder.path().join("fixtures.json")
     }
 
     /// What ringroom keeps its journal in.
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.folder.0.join("data")
+        self.folder.path().join("data")
     }
 
     /// The database, which may hold a password: for an environment, not for a command line.
     pub(crate) fn database_url(&self) -> String {
-        let own = || format!("sqlite:{}", self.folder.0.join("chat.sqlite3").display());
+        let own = || format!("sqlite:{}", self.folder.path().join("chat.sqlite3").display());
         self.database_url.clone().unwrap_or_else(own)
     }
 }

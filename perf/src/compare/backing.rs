@@ -30,21 +30,21 @@ impl Backing {
     /// One of them is not installed or does not start.
     pub(super) fn start(cpu: usize) -> Result<Self, String> {
         let folder = Folder::make()?;
-        let said = |error: std::io::Error| format!("{}: {error}", folder.0.display());
+        let said = |error: std::io::Error| format!("{}: {error}", folder.path().display());
         let user = other_user();
-        let cluster = folder.0.join("postgres");
+        let cluster = folder.path().join("postgres");
         fs::DirBuilder::new().mode(0o700).create(&cluster).map_err(said)?;
         if let Some((uid, gid)) = user {
             // Another user has to pass through the folder to its own, and may do no more.
-            fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o711)).map_err(said)?;
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).map_err(said)?;
             chown(&cluster, Some(uid), Some(gid)).map_err(said)?;
         }
         let (postgres, postgres_url) = start_postgres(&cluster, user, cpu)?;
-        let redis_socket = folder.0.join("redis.sock");
+        let redis_socket = folder.path().join("redis.sock");
         let redis = Spec::new("redis", "redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocketperm", "700", "--unixsocket"])
             .args([&redis_socket])
-            .dir(&folder.0);
+            .dir(folder.path());
         let (redis, _) = Process::start(&redis, Some(cpu), "ready to accept connections")?;
         Ok(Self { postgres, redis, postgres_url, redis_socket, _folder: folder })
     }
@@ -66,9 +66,8 @@ impl Backing {
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        // Fast shutdown: Postgres ends its sessions and lets none finish.
-        for (process, signal) in [(&mut self.postgres, Signal::INT), (&mut self.redis, Signal::TERM)] {
-            if let Err(why) = process.end(signal) {
+        for process in [&mut self.postgres, &mut self.redis] {
+            if let Err(why) = process.end() {
                 eprintln!("ringroom-perf: warning: {why}");
             }
         }
@@ -91,8 +90,10 @@ fn start_postgres(folder: &Path, user: Option<(u32, u32)>, cpu: usize) -> Result
     let flags = ["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--username", USER, "--pwfile"];
     program("initdb").args(flags).args([&secret]).args(["--pgdata"]).args([&data]).run()?;
     fs::remove_file(&secret).map_err(said)?;
-    let postgres =
+    let mut postgres =
         program("postgres").args(["-c", "listen_addresses=", "-k"]).args([folder]).args(["-D"]).args([&data]);
+    // Fast shutdown: it ends its sessions and lets none finish.
+    postgres.ending = Signal::INT;
     let (process, _) = Process::start(&postgres, Some(cpu), "ready to accept connections")?;
     let host = folder.display().to_string().replace('%', "%25").replace('/', "%2F");
     Ok((process, format!("postgres://{USER}:{password}@{host}/postgres")))

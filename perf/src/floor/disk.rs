@@ -2,14 +2,16 @@
 //!
 //! In: a directory. Out: how long each took. Its files are removed at the end.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::belongings::Owned;
 
 /// Bytes of the file whose blocks are there already, as of a segment of ringroom's journal.
 const FILE_BYTES: usize = 16 << 20;
@@ -39,26 +41,21 @@ impl Place {
 
 /// A file of its own, which goes when this goes.
 struct Scratch {
-    path: PathBuf,
     file: File,
+    _owned: Owned,
 }
 
 impl Scratch {
     fn make(directory: &Path, place: Place) -> io::Result<Self> {
         let path = directory.join(format!("ringroom-perf-floor-{}-{}", std::process::id(), place.name()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        let scratch = Self { path, file };
+        let make = |path: &Path| File::options().read(true).write(true).create_new(true).open(path);
+        let (owned, file) = Owned::make(path, make)?;
+        let scratch = Self { file, _owned: owned };
         if place == Place::Overwrite {
             scratch.file.write_all_at(&vec![0; FILE_BYTES], 0)?;
         }
         scratch.file.sync_all()?;
         Ok(scratch)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _left = fs::remove_file(&self.path);
     }
 }
 

@@ -336,13 +336,13 @@ mod tests {
     #[test]
     fn batches_leave_by_the_clock_and_syncs_are_timed() {
         let folder = Folder::make().unwrap();
-        let report = run(&plan(Some(200.0), Some(&folder.0))).unwrap();
+        let report = run(&plan(Some(200.0), Some(folder.path()))).unwrap();
         // At 0, 5, … 25 ms, and whichever was late.
         assert!(report.figures.iter().all(|figure| figure.batch.count <= 2 * 7), "{report}");
         let places: Vec<Place> = report.fdatasync.iter().map(|one| one.place).collect();
         assert_eq!(places, Place::ALL);
         assert!(report.fdatasync.iter().all(|one| one.latency.count > 0 && one.latency.p50_us > 0.0), "{report}");
-        assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0, "its files are gone");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "its files are gone");
     }
 
     #[test]
