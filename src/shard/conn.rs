@@ -167,6 +167,8 @@ pub struct Conns<P> {
     generation: u32,
     /// Seconds since the shard began.
     now: u32,
+    /// The second in which deadlines were looked at last.
+    looked: u32,
     occupancy: Arc<Occupancy>,
     /// Left `Open`, and the service does not know yet.
     departed: Vec<P>,
@@ -243,6 +245,7 @@ impl<P> Conns<P> {
             counters,
             generation: 0,
             now: 0,
+            looked: 0,
             occupancy,
             departed: Vec::new(),
             unsent: Vec::new(),
@@ -681,12 +684,18 @@ impl<P> Conns<P> {
         self.now.saturating_add(wait.as_secs() as u32 + 1)
     }
 
-    /// The shard is `now` seconds old: does what is due.
-    pub(super) fn tick(&mut self, now: u32) {
-        if now == self.now {
+    /// The shard is `now` seconds old. To be told before a turn's letters and bytes are looked at: what they begin, or who is heard
+    /// of, would be overdue at once where the shard had stood still for a while.
+    pub(super) fn set_clock(&mut self, now: u32) {
+        self.now = now;
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self) {
+        let now = self.now;
+        if std::mem::replace(&mut self.looked, now) == now {
             return;
         }
-        self.now = now;
         let due: Vec<usize> =
             self.due.iter().enumerate().filter(|(_, due)| **due <= now).map(|(index, _)| index).collect();
         for index in due {
@@ -780,6 +789,18 @@ mod tests {
             seconds[conns.first_heartbeat(id) as usize] += 1;
         }
         assert_eq!(seconds, [0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 10, 0], "none later than the interval asks for");
+    }
+
+    #[test]
+    fn what_begins_when_a_shard_had_stood_still_has_its_time() {
+        let mut conns = conns(&Arc::new(Occupancy::new(10, 10)), &Arc::default());
+        let early = conns.adopt(taken(&conns));
+        conns.set_clock(60);
+        let late = conns.adopt(taken(&conns));
+        conns.refuse(late, Refusal::Full);
+        conns.tick();
+        assert_eq!(conns.ids(), [late], "and who was there before has had it");
+        assert!(!conns.is_asking(early));
     }
 
     #[test]

@@ -225,6 +225,9 @@ impl<S: Service> Shard<S> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.is_over() {
             let ticked = self.wait(&mut completed, &mut ticks).await;
+            if ticked {
+                self.conns.set_clock(self.began.elapsed().as_secs() as u32);
+            }
             self.read_mail();
             for ticket in completed.drain(..) {
                 self.complete(ticket);
@@ -380,7 +383,7 @@ impl<S: Service> Shard<S> {
             self.conns.give_back();
             memory::give_back();
         }
-        self.conns.tick(self.began.elapsed().as_secs() as u32);
+        self.conns.tick();
         self.drain_some();
     }
 
