@@ -18,6 +18,9 @@ use serde_json::json;
 use support::{
     DEADLINE,
     client::{Client, Raw, upgrade},
+    hold::Hold,
+    ledger::Ledger,
+    load::Load,
     place::Place,
     server::Server,
     stall::Stalled,
@@ -138,6 +141,119 @@ fn a_stop_reaches_every_shard_of_a_room() {
     let ended = server.wait();
     assert_eq!((ended.code, ended.counter("restart")), (Some(0), 8), "{}", ended.log);
     assert_eq!(place.texts(room.room), heard[0]);
+}
+
+/// Members on all shards talk while the server stops, with messages on every part of their way, so that some are said and not
+/// answered. Nobody sees one twice, out of order or with a gap, and what anybody saw is in the table.
+#[test]
+fn a_stop_amid_messages_loses_none_that_anybody_saw() {
+    for durability in ["none", "commit", "journal", "sync"] {
+        let mut place = Place::sqlite();
+        let rooms = place.seed(2, 8);
+        let flags = [&FLAGS[..], &["--drain-seconds", "1", "--durability", durability]].concat();
+        let mut server = Server::start(&place, &flags);
+        let load = Load::start(&server, &rooms, 8, 0);
+        load.wait_for(500);
+        // Nobody can save: with `commit` everything that is said from now on waits, else only the table lacks it.
+        let hold = Hold::writers_of(&place);
+        match durability {
+            "commit" => load.wait_for_unanswered(8),
+            _ => load.wait_for(500),
+        }
+        server.terminate();
+        server.wait_for_log("stopping");
+        drop(hold);
+        let mut ledger = Ledger::new(0);
+        for account in load.bereft() {
+            assert!(account.ended && account.not_saved == 0, "{durability}: {}", account.user);
+            ledger.enter(account);
+        }
+        let ended = server.wait();
+        assert_eq!((ended.code, ended.counter("restart")), (Some(0), 16), "{durability}: {}", ended.log);
+        assert_eq!(ended.counter("rows"), ended.counter("messages"), "{durability}: {}", ended.log);
+        ledger.check(|room| place.saved(room));
+    }
+}
+
+/// A shard stands still while its members of a room have messages under way, until the home has more for it than it may keep. It
+/// is cut off: its members miss nothing before their end, which says what it was, the others miss nothing at all, and who comes
+/// back takes part again.
+#[test]
+fn a_shard_that_stands_still_is_cut_off_amid_messages_and_nobody_else_notices() {
+    let mut place = Place::sqlite();
+    let topology = Topology::new(&[0], 3);
+    let room =
+        std::iter::repeat_with(|| place.seed(1, 3).remove(0)).find(|room| topology.shard_of(room.room) == 0).unwrap();
+    let sizes = ["--message-chars-max", "4200000", "--message-bytes-max", "4400000", "--lag-bytes-max", "9000000"];
+    let flags = [&["--shards", "3", "--spill-members", "1", "--durability", "commit"], &sizes[..]].concat();
+    let server = Server::start(&place, &flags);
+    // One on each shard, in this order.
+    let (mut talker, mut cut_off, mut other) =
+        (join(&server, &room, 0), join(&server, &room, 1), join(&server, &room, 2));
+
+    let mut heard = [Vec::new(), Vec::new(), Vec::new()];
+    talker.say("all are here");
+    for (client, heard) in [&mut talker, &mut cut_off, &mut other].into_iter().zip(&mut heard) {
+        hear_until(client, heard, "all are here");
+    }
+    let [by_talker, by_cut_off, by_other] = &mut heard;
+
+    let hold = Hold::writers_of(&place);
+    (0..5).for_each(|nth| cut_off.say(&format!("under way {nth}")));
+    (0..5).for_each(|nth| other.say(&format!("beside it {nth}")));
+    // Now all of them are at the home, and wait to be saved.
+    [&mut cut_off, &mut other, &mut talker].into_iter().for_each(sees_a_turn);
+    let stalled = Stalled::thread(&server, "shard-1");
+    (0..3).for_each(|nth| cut_off.say(&format!("nobody reads this {nth}")));
+    drop(hold);
+    let mut said = 0;
+    while !server.log().contains("a shard is so far behind") {
+        assert!(said < 40, "the shard is not cut off");
+        let name = format!("{said} of many bytes");
+        talker.say(&format!("{name}{}", "x".repeat(4_000_000)));
+        // Its own echo is the pace: the home broadcasts each in a turn of its own.
+        hear_until(&mut talker, by_talker, &name);
+        hear_until(&mut other, by_other, &name);
+        said += 1;
+    }
+    drop(stalled);
+    let closed = loop {
+        match cut_off.socket.read().unwrap() {
+            Message::Text(text) => by_cut_off.push(name_of(&text)),
+            Message::Close(frame) => break frame.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((u16::from(closed.code), closed.reason.as_str()), (1013, "Server is overloaded"));
+    assert!(by_talker.starts_with(by_cut_off), "{by_cut_off:?} of {by_talker:?}");
+    drop(cut_off);
+
+    let mut back = join(&server, &room, 1);
+    back.say("I am back");
+    hear_until(&mut back, &mut Vec::new(), "I am back");
+    hear_until(&mut talker, by_talker, "I am back");
+    hear_until(&mut other, by_other, "I am back");
+    [talker, other, back].into_iter().for_each(Client::leave);
+    let ended = server.stop();
+    let saved: Vec<String> =
+        place.texts(room.room).into_iter().map(|text| text.trim_end_matches('x').to_owned()).collect();
+    assert!(saved == *by_talker && saved == *by_other, "{saved:?}, {by_talker:?}, {by_other:?}");
+    assert!((12 + said..=15 + said).contains(&saved.len()), "{saved:?}");
+    let counters = ["replicas_cut_off", "cut_off", "too_slow", "not_saved"].map(|name| ended.counter(name));
+    assert_eq!(counters, [1, 1, 0, 0], "{}", ended.log);
+}
+
+/// Adds the names of the messages that a client hears, up to this one.
+fn hear_until(client: &mut Client, heard: &mut Vec<String>, name: &str) {
+    while heard.last().is_none_or(|last| last != name) {
+        heard.push(name_of(&client.text()));
+    }
+}
+
+/// What a broadcast's message says, without what only makes it long.
+fn name_of(broadcast: &str) -> String {
+    let json: serde_json::Value = serde_json::from_str(broadcast).unwrap();
+    json["message"].as_str().unwrap().trim_end_matches('x').to_owned()
 }
 
 /// Somebody was let in and has a seat on another shard, but the home is so slow to say so that the other one would have ended by

@@ -130,6 +130,15 @@ impl Load {
         wait_for_more(&self.state.not_saved, count, "not_saved");
     }
 
+    /// Waits until at least `count` messages are said and not answered.
+    pub fn wait_for_unanswered(&self, count: usize) {
+        let began = Instant::now();
+        while self.state.unanswered.load(Relaxed) < count {
+            assert!(began.elapsed() < DEADLINE, "every message is answered");
+            sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Lets nobody begin a message, waits until each is answered, and until nothing more comes; then all leave.
     pub fn settle(self) -> Vec<Account> {
         self.state.quiet.store(true, Relaxed);
