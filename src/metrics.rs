@@ -71,7 +71,7 @@ counters! {
     handed_over,
     /// Connections closed bare on their way to another shard, which had ended. Raised by whichever thread drops them.
     lost_on_the_way,
-    /// Members seated on another shard than their room's home, because it had enough of them.
+    /// Members that took a seat on another shard than their room's home, because it had enough of them.
     spilled,
     /// Replicas of rooms that were given up because their shard was too far behind.
     replicas_cut_off,
@@ -101,7 +101,8 @@ counters! {
     deliveries,
     /// Receives that found the buffer pool empty and were asked again.
     buffers_short,
-    /// Letters that found their mailbox full.
+    /// Letters between threads that found their mailbox full, each once: between shards, and of writer and control threads to
+    /// shards, they wait for room; others are given up, and whoever waits for them is told.
     mailbox_full,
     /// Questions to the database: queries, not keys.
     queries,

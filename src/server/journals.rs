@@ -20,6 +20,7 @@ use crate::{
         tail::{self, Damage, Tail},
     },
     limits::{JOURNAL_NAME_BYTES_MAX, JOURNAL_READ_BYTES},
+    metrics::Counters,
     shard::{chat::Mail, journal::Files, mailbox::Postbox},
     topology::Topology,
     writer::{Backlog, Outlets, Settled},
@@ -139,16 +140,18 @@ pub(super) struct WriterOutlets {
     pub(super) topology: Arc<Topology>,
     pub(super) dead_letters: DeadLetters,
     pub(super) place: Arc<Place>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Outlets for WriterOutlets {
     fn settle(&mut self, shard: usize, settled: Settled) {
         // A shard that is gone needs no answer, and one whose mailbox is full reads it without waiting for us.
-        let _ = self.shards[shard].post_blocking(Mail::Settled(settled));
+        let _ = self.shards[shard].post_blocking(Mail::Settled(settled), &self.counters);
     }
 
     fn refused(&mut self, room: RoomId, sender: UserId) {
-        let _ = self.shards[self.topology.shard_of(room)].post_blocking(Mail::Refused(room, sender));
+        let home = &self.shards[self.topology.shard_of(room)];
+        let _ = home.post_blocking(Mail::Refused(room, sender), &self.counters);
     }
 
     fn bury(&mut self, letters: &[(&Record<'_>, &str)]) -> io::Result<()> {

@@ -147,6 +147,7 @@ struct Control {
     threads: Vec<JoinHandle<()>>,
     faults: mpsc::UnboundedReceiver<(String, String)>,
     journals: Journals,
+    counters: Arc<Counters>,
     is_draining: bool,
 }
 
@@ -173,6 +174,7 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
         topology: Arc::clone(&topology),
         dead_letters: DeadLetters::open(&config.data_dir)?,
         place: Arc::clone(&journals.place),
+        counters: Arc::clone(&counters[1]),
     };
     let mut threads = vec![start_writer(config, turns, journals.backlog(config), outlets, &counters[1], &fault).await?];
     for (shard, (listener, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
@@ -202,7 +204,17 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     };
     let rooms = Rooms { auth: auth.clone(), memory, pending, counters: Arc::clone(&counters[0]) };
     let http = Http::new(rooms, Arc::clone(&counters[0]));
-    let control = Control { questions, shards: shard_posts, auth, http, threads, faults, journals, is_draining: false };
+    let control = Control {
+        questions,
+        shards: shard_posts,
+        auth,
+        http,
+        threads,
+        faults,
+        journals,
+        counters: Arc::clone(&counters[0]),
+        is_draining: false,
+    };
     Ok((control, Running { address, shards: topology.shards(), counters }))
 }
 
@@ -351,19 +363,20 @@ impl Control {
             Question::Admit { shard, admittance, token } => {
                 let post = self.shards[shard].clone();
                 if let Some(admission) = self.auth.known(&token, admittance.room()) {
-                    return tell(&post, Mail::Admitted(admittance, admission));
+                    return tell(&post, Mail::Admitted(admittance, admission), &self.counters);
                 }
-                let auth = self.auth.clone();
+                let (auth, counters) = (self.auth.clone(), Arc::clone(&self.counters));
                 tokio::spawn(async move {
                     let admission = auth.admit(Some(token), admittance.room()).await;
-                    tell(&post, Mail::Admitted(admittance, admission));
+                    tell(&post, Mail::Admitted(admittance, admission), &counters);
                 });
             }
             Question::Receiver { shard, conn, room, user } => {
-                let (auth, post) = (self.auth.clone(), self.shards[shard].clone());
+                let (auth, post, counters) =
+                    (self.auth.clone(), self.shards[shard].clone(), Arc::clone(&self.counters));
                 tokio::spawn(async move {
                     let is_member = auth.is_member(room, user).await.ok();
-                    tell(&post, Mail::Receiver(conn, user, is_member));
+                    tell(&post, Mail::Receiver(conn, user, is_member), &counters);
                 });
             }
         }
@@ -376,7 +389,7 @@ impl Control {
             "stopping: no new connections, and every client is asked to reconnect"
         );
         for shard in &self.shards {
-            tell(shard, Mail::Drain(lasts));
+            tell(shard, Mail::Drain(lasts), &self.counters);
         }
     }
 
@@ -400,8 +413,8 @@ impl Control {
 }
 
 /// A shard reads its mailbox without waiting for anyone, so there is room soon; one that has ended needs no letters.
-fn tell(shard: &Postbox<Mail>, mail: Mail) {
-    let _ = shard.post_blocking(mail);
+fn tell(shard: &Postbox<Mail>, mail: Mail, counters: &Counters) {
+    let _ = shard.post_blocking(mail, counters);
 }
 
 fn summarise(counters: &[Arc<Counters>]) {

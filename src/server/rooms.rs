@@ -61,8 +61,8 @@ impl history::Memory for Memory {
     async fn unsaved(&self, room: RoomId) -> Result<Vec<Saved>, Unread> {
         let Some(shard) = self.shards.get(self.topology.shard_of(room)) else { return Ok(Vec::new()) };
         let (reply, answer) = oneshot::channel();
-        if shard.post(Mail::Unsaved(reply)).is_err() {
-            self.counters.mailbox_full.up();
+        if let Err(undelivered) = shard.post(Mail::Unsaved(reply)) {
+            undelivered.letter(&self.counters);
             return Err(Unread::Shard);
         }
         let turns = answer.await.map_err(|_| Unread::Shard)?;

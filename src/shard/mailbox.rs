@@ -8,6 +8,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use tokio::sync::Notify;
 
+use crate::metrics::Counters;
+
 /// The sending end. Cheap to clone.
 pub struct Postbox<M> {
     // Dropped in this order: when the last postbox goes, the reader is woken after the channel has closed.
@@ -47,10 +49,14 @@ pub enum Undelivered<M> {
 }
 
 impl<M> Undelivered<M> {
-    /// The letter, whatever the reason.
-    pub fn letter(self) -> M {
+    /// The letter, whatever the reason. A full mailbox is counted.
+    pub fn letter(self, counters: &Counters) -> M {
         match self {
-            Undelivered::Full(letter) | Undelivered::Gone(letter) => letter,
+            Undelivered::Full(letter) => {
+                counters.mailbox_full.up();
+                letter
+            }
+            Undelivered::Gone(letter) => letter,
         }
     }
 }
@@ -71,9 +77,10 @@ impl<M> Postbox<M> {
         self.bell.0.notify_one();
     }
 
-    /// Posts, and waits for room if there is none: only for threads that no shard waits for.
-    pub fn post_blocking(&self, letter: M) -> Result<(), Undelivered<M>> {
-        let sent = self.sender.send(letter);
+    /// Posts, and waits for room if there is none, which is counted: only for threads that no shard waits for.
+    pub fn post_blocking(&self, letter: M, counters: &Counters) -> Result<(), Undelivered<M>> {
+        let Err(unposted) = self.post(letter) else { return Ok(()) };
+        let sent = self.sender.send(unposted.letter(counters));
         self.bell.0.notify_one();
         sent.map_err(|unsent| Undelivered::Gone(unsent.0))
     }
@@ -145,6 +152,26 @@ mod tests {
         assert!(matches!(mailbox.read(), Letter::None));
         drop(mailbox);
         assert_eq!(postbox.post(3), Err(Undelivered::Gone(3)));
+    }
+
+    #[test]
+    fn a_full_mailbox_is_counted_and_a_lost_one_is_not() {
+        let counters = Counters::default();
+        let (postbox, mailbox) = mailbox(1);
+        assert!(postbox.post_blocking(1, &counters).is_ok());
+        assert_eq!(postbox.post(2).unwrap_err().letter(&counters), 2);
+        assert_eq!(counters.mailbox_full.get(), 1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(postbox.post_blocking(3, &counters).is_ok()));
+            // It is counted before it waits, and waits until this one is read.
+            while counters.mailbox_full.get() < 2 {
+                std::thread::yield_now();
+            }
+            assert!(matches!(mailbox.read(), Letter::Is(1)));
+        });
+        drop(mailbox);
+        assert_eq!(postbox.post_blocking(4, &counters), Err(Undelivered::Gone(4)));
+        assert_eq!(counters.mailbox_full.get(), 2);
     }
 
     #[tokio::test]

@@ -13,7 +13,6 @@ use crate::{
     protocol::{ChatRequest, connect, output},
     shard::{
         conn::{ConnId, Conns},
-        mailbox::Undelivered,
         room::Room,
     },
     ws::handshake::{self, Refusal, Request},
@@ -40,10 +39,12 @@ impl Chat {
     ) {
         let Some(taken) = conns.take(id) else { return };
         let adoption = Box::new(Adoption { taken, accept, room: chat.room, token: chat.token });
-        match self.posts.shards[shard].post(Mail::Adopt(adoption)).map_err(Undelivered::letter) {
+        match self.posts.shards[shard]
+            .post(Mail::Adopt(adoption))
+            .map_err(|undelivered| undelivered.letter(&self.counters))
+        {
             Ok(()) => self.counters.handed_over.up(),
             Err(Mail::Adopt(adoption)) => {
-                self.counters.mailbox_full.up();
                 let id = conns.adopt(adoption.taken);
                 conns.refuse(id, Refusal::Full);
             }
@@ -54,9 +55,8 @@ impl Chat {
     pub(super) fn ask(&mut self, conns: &mut Conns<Member>, admittance: Admittance, token: Option<Token>) {
         let Some(token) = token else { return self.admit(conns, admittance, Admission::Unauthorized) };
         let question = Question::Admit { shard: self.shard, admittance: Box::new(admittance), token };
-        let asked = self.posts.control.post(question).map_err(Undelivered::letter);
+        let asked = self.posts.control.post(question).map_err(|undelivered| undelivered.letter(&self.counters));
         if let Err(Question::Admit { admittance, .. }) = asked {
-            self.counters.mailbox_full.up();
             self.admit(conns, *admittance, Admission::Unavailable);
         }
     }

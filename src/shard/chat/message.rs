@@ -70,8 +70,8 @@ impl Chat {
         let Some(member) = conns.peer(id) else { return };
         let room = self.rooms[member.room as usize].id;
         let question = Question::Receiver { shard: self.shard, conn: id, room, user: receiver };
-        if self.posts.control.post(question).is_err() {
-            self.counters.mailbox_full.up();
+        if let Err(undelivered) = self.posts.control.post(question) {
+            undelivered.letter(&self.counters);
             return self.reject(conns, id, InputError::NotSaved);
         }
         member.waiting = Some(Box::new((message.to_owned(), receiver)));

@@ -40,7 +40,6 @@ use super::{
     Mailed, Message, Service,
     conn::{ConnId, Conns, Taken},
     journal::Journal,
-    mailbox::Undelivered,
     replica::Part,
     room::Room,
 };
@@ -183,13 +182,12 @@ impl Service for Chat {
         }
         let Some(Taken { socket, early, passage }) = conns.take(id) else { return };
         let question = Question::Http(HandedOver { stream: socket.into(), read: early });
-        match self.posts.control.post(question).map_err(Undelivered::letter) {
+        match self.posts.control.post(question).map_err(|undelivered| undelivered.letter(&self.counters)) {
             Ok(()) => {
                 conns.gone(passage);
                 self.counters.http.up();
             }
             Err(Question::Http(handed_over)) => {
-                self.counters.mailbox_full.up();
                 let id = conns.adopt(Taken { socket: handed_over.stream.into(), early: handed_over.read, passage });
                 conns.refuse(id, Refusal::Full);
             }

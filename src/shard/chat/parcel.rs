@@ -16,6 +16,7 @@ use super::{Mail, Posts};
 use crate::{
     identity::{RoomId, User, UserId},
     limits::PARCEL_BYTES_MAX,
+    metrics::Counters,
     shard::{
         conn::{ConnId, Taken},
         mailbox::Undelivered,
@@ -136,10 +137,8 @@ pub(super) struct Parcels {
     begun: Vec<usize>,
 }
 
-/// A parcel that was not posted.
+/// Why something was not posted and will not be.
 pub(super) enum Unposted {
-    /// The mailbox was full: the items wait.
-    Stuck,
     /// The shard is too far behind with its replicas: what waits for it has lost its batches, and was not posted yet.
     Behind(usize),
     /// The shard has ended: what it will never see.
@@ -175,13 +174,14 @@ impl Parcels {
         self.begun.is_empty()
     }
 
-    /// Posts what waits. What comes of those that could not be posted is the caller's to see to.
-    pub(super) fn post(&mut self, posts: &Posts) -> Vec<Unposted> {
+    /// Posts what waits, but for a full mailbox: then it goes on waiting, together with what is added. What comes of the rest is
+    /// the caller's to see to.
+    pub(super) fn post(&mut self, posts: &Posts, counters: &Counters) -> Vec<Unposted> {
         let begun = std::mem::take(&mut self.begun);
-        begun.into_iter().filter_map(|shard| self.post_to(shard, posts).err()).collect()
+        begun.into_iter().filter_map(|shard| self.post_to(shard, posts, counters).err()).collect()
     }
 
-    fn post_to(&mut self, shard: usize, posts: &Posts) -> Result<(), Unposted> {
+    fn post_to(&mut self, shard: usize, posts: &Posts, counters: &Counters) -> Result<(), Unposted> {
         let waiting = &mut self.waiting[shard];
         // Only what it has not looked at: how much becomes durable in one moment is not its fault.
         if waiting.under_way.load(Relaxed) > PARCEL_BYTES_MAX && waiting.has_batches() {
@@ -200,10 +200,12 @@ impl Parcels {
             Err(Undelivered::Gone(Mail::Parcel(parcel))) => Err(Unposted::Gone(shard, parcel.items)),
             Err(Undelivered::Full(Mail::Parcel(parcel))) => {
                 let Parcel { items, under_way, .. } = *parcel;
+                // Once for the letter that waits, however often it is tried.
+                counters.mailbox_full.add(u64::from(!waiting.is_stuck));
                 (waiting.bytes, waiting.items, waiting.is_stuck) = (under_way.bytes, items, true);
                 self.begun.push(shard);
                 if self.waiting[shard].bytes <= PARCEL_BYTES_MAX {
-                    return Err(Unposted::Stuck);
+                    return Ok(());
                 }
                 self.drop_batches(shard);
                 Err(Unposted::Behind(shard))
@@ -260,23 +262,33 @@ mod tests {
         let (posts, mailbox) = two_shards(1);
         let mut parcels = Parcels::new(0, 2);
         [vacated(1), batch(7), vacated(2)].into_iter().for_each(|item| parcels.add(1, item));
-        assert!(!parcels.are_posted() && parcels.post(&posts).is_empty() && parcels.are_posted());
+        assert!(!parcels.are_posted() && parcels.post(&posts, &Counters::default()).is_empty() && parcels.are_posted());
         assert_eq!(read(&mailbox), [('v', 1), ('b', 7), ('v', 2)]);
-        assert!(parcels.post(&posts).is_empty() && matches!(mailbox.read(), Letter::None), "nothing is no letter");
+        assert!(
+            parcels.post(&posts, &Counters::default()).is_empty() && matches!(mailbox.read(), Letter::None),
+            "nothing is no letter"
+        );
     }
 
     #[test]
     fn what_finds_the_mailbox_full_waits_and_is_followed_by_the_rest() {
-        let (posts, mailbox) = two_shards(1);
+        let ((posts, mailbox), counters) = (two_shards(1), Counters::default());
         let mut parcels = Parcels::new(0, 2);
         for number in 1..=3 {
             parcels.add(1, vacated(number));
-            let unposted = parcels.post(&posts);
-            assert_eq!(matches!(unposted[..], [Unposted::Stuck]), number > 1, "{number}");
+            assert!(parcels.post(&posts, &counters).is_empty());
+            assert_eq!(
+                counters.mailbox_full.get(),
+                u64::from(number > 1),
+                "one letter waits, whatever is added: {number}"
+            );
             assert_eq!((parcels.takes(1, 1), parcels.are_posted()), (number == 1, number == 1), "{number}");
         }
         assert_eq!(read(&mailbox), [('v', 1)]);
-        assert!(parcels.post(&posts).is_empty() && parcels.takes(1, 1));
+        assert!(parcels.post(&posts, &counters).is_empty() && parcels.takes(1, 1));
+        parcels.add(1, vacated(4));
+        assert!(parcels.post(&posts, &counters).is_empty());
+        assert_eq!(counters.mailbox_full.get(), 2, "the next that waits");
         assert_eq!(read(&mailbox), [('v', 2), ('v', 3)]);
     }
 
@@ -288,19 +300,22 @@ mod tests {
             for bytes in [1, PARCEL_BYTES_MAX] {
                 assert!(parcels.takes(1, PARCEL_BYTES_MAX - 1), "{bytes}");
                 parcels.add(1, batch(bytes));
-                assert!(parcels.post(&posts).is_empty(), "however much comes at once, it is posted");
+                assert!(
+                    parcels.post(&posts, &Counters::default()).is_empty(),
+                    "however much comes at once, it is posted"
+                );
             }
             assert!(!parcels.takes(1, 1), "nothing that may be refused");
             items.into_iter().for_each(|item| parcels.add(1, item));
-            assert!(matches!(parcels.post(&posts)[..], [Unposted::Behind(1)]), "{bound}");
+            assert!(matches!(parcels.post(&posts, &Counters::default())[..], [Unposted::Behind(1)]), "{bound}");
             parcels.add(1, vacated(3));
             assert_eq!(read(&mailbox), [('b', 1)]);
             assert_eq!(read(&mailbox), [('b', PARCEL_BYTES_MAX as u128)]);
-            assert!(parcels.post(&posts).is_empty());
+            assert!(parcels.post(&posts, &Counters::default()).is_empty());
             assert_eq!(read(&mailbox), [('v', 1), ('v', 2), ('v', 3)]);
             assert!(parcels.are_posted() && matches!(mailbox.read(), Letter::None), "one letter, not two");
             parcels.add(1, batch(2));
-            assert!(parcels.post(&posts).is_empty(), "what was read does not count");
+            assert!(parcels.post(&posts, &Counters::default()).is_empty(), "what was read does not count");
             assert_eq!(read(&mailbox), [('b', 2)]);
         }
     }
@@ -310,11 +325,11 @@ mod tests {
         let (posts, mailbox) = two_shards(10);
         let mut parcels = Parcels::new(0, 2);
         parcels.add(1, batch(PARCEL_BYTES_MAX + 1));
-        assert!(parcels.post(&posts).is_empty());
+        assert!(parcels.post(&posts, &Counters::default()).is_empty());
         parcels.add(1, batch(1));
-        assert!(matches!(parcels.post(&posts)[..], [Unposted::Behind(1)]));
+        assert!(matches!(parcels.post(&posts, &Counters::default())[..], [Unposted::Behind(1)]));
         parcels.add(1, vacated(1));
-        assert!(parcels.post(&posts).is_empty());
+        assert!(parcels.post(&posts, &Counters::default()).is_empty());
         assert_eq!(read(&mailbox), [('b', PARCEL_BYTES_MAX as u128 + 1)]);
         assert_eq!(read(&mailbox), [('v', 1)]);
         assert!(matches!(mailbox.read(), Letter::None));
@@ -326,7 +341,7 @@ mod tests {
         drop(mailbox);
         let mut parcels = Parcels::new(0, 2);
         parcels.add(1, vacated(9));
-        match &parcels.post(&posts)[..] {
+        match &parcels.post(&posts, &Counters::default())[..] {
             [Unposted::Gone(1, items)] => assert_eq!(kinds(items), [('v', 9)]),
             _ => panic!("it was posted"),
         }

@@ -10,7 +10,6 @@ use crate::{
     protocol::InputError,
     shard::{
         conn::{ConnId, Conns},
-        mailbox::Undelivered,
         replica::Part,
     },
     writer::{Settled, Why},
@@ -41,8 +40,8 @@ impl Chat {
     pub(super) fn post_turn(&mut self, conns: &mut Conns<Member>, number: u64) {
         let turn = self.filling.end(self.shard, number);
         let records = turn.records.clone();
-        if let Err(turn) = self.posts.writer.post(Box::new(turn)).map_err(Undelivered::letter) {
-            self.counters.mailbox_full.up();
+        if let Err(undelivered) = self.posts.writer.post(Box::new(turn)) {
+            let turn = undelivered.letter(&self.counters);
             let unsaved = (0..turn.count as u32).map(|message| (message, Why::GivenUp)).collect();
             self.settle(conns, Settled { turn: number, unsaved });
         } else if matches!(self.keep, Keep::Memory)

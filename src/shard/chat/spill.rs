@@ -52,7 +52,6 @@ impl Chat {
             replicas.len() - 1
         });
         let seat = Seat { taken, accept, room: *id, user, ended: replicas[place].seat() };
-        self.counters.spilled.up();
         self.parcels.add(shard, Item::Seat(Box::new(seat)));
     }
 
@@ -113,7 +112,10 @@ impl Chat {
             *self.by_id.entry(room).or_insert_with(|| rooms.insert(Room::replica(room, home, ended.clone())) as u32);
         let conn = conns.adopt(taken);
         match conns.is_asking(conn) {
-            true => self.join(conns, conn, index, &accept, user),
+            true => {
+                self.counters.spilled.up();
+                self.join(conns, conn, index, &accept, user);
+            }
             // Turned away: the server stops.
             false => {
                 ended.up();
@@ -180,9 +182,8 @@ impl Chat {
         if self.parcels.are_posted() {
             return;
         }
-        for unposted in self.parcels.post(&self.posts) {
+        for unposted in self.parcels.post(&self.posts, &self.counters) {
             match unposted {
-                Unposted::Stuck => self.counters.mailbox_full.up(),
                 Unposted::Behind(shard) => self.cut_off(shard),
                 Unposted::Gone(shard, items) => {
                     items.into_iter().for_each(|item| self.bring_back(conns, item));
