@@ -759,24 +759,25 @@ impl<P> Conns<P> {
     }
 }
 
+/// A connection that comes from another shard.
 #[cfg(test)]
-mod tests {
+pub(super) fn taken<P>(conns: &Conns<P>) -> Taken {
     use std::net::{TcpListener, TcpStream};
 
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let socket = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens").into();
+    let (occupancy, counters) = (Arc::clone(&conns.occupancy), Arc::clone(&conns.counters));
+    Taken { socket, early: Vec::new(), passage: Passage { occupancy, counters, is_over: false } }
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
 
     fn conns(occupancy: &Arc<Occupancy>, counters: &Arc<Counters>) -> Conns<()> {
         let second = Duration::from_secs(1);
         let patience = Patience { head: second, ask: second, ping: second, close: second, settle: second };
         Conns::new(4, Pool::new(), patience, Arc::clone(occupancy), Arc::clone(counters))
-    }
-
-    /// A connection that comes from another shard.
-    fn taken(conns: &Conns<()>) -> Taken {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
-        let (occupancy, counters) = (Arc::clone(&conns.occupancy), Arc::clone(&conns.counters));
-        Taken { socket, early: Vec::new(), passage: Passage { occupancy, counters, is_over: false } }
     }
 
     #[test]

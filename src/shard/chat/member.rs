@@ -66,28 +66,29 @@ pub(super) fn within_rate(allowed_at: &mut Micros, rules: &Rules, now: Micros) -
     true
 }
 
+/// One message a second, or three at once.
+#[cfg(test)]
+pub(super) fn rules() -> Rules {
+    Rules {
+        message_chars_max: 1,
+        message_bytes_max: 1,
+        lag_bytes_max: 1,
+        spill_members: 0,
+        message_period: Duration::from_secs(1),
+        message_burst: 3,
+        errors_max: 1,
+        unsettled_max: 1,
+        unsettled_bytes_max: 1,
+        origins: Vec::new(),
+        lookup_cache: Duration::ZERO,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: Micros = 1_000_000;
-
-    /// One message a second, or three at once.
-    fn rules() -> Rules {
-        Rules {
-            message_chars_max: 1,
-            message_bytes_max: 1,
-            lag_bytes_max: 1,
-            spill_members: 0,
-            message_period: Duration::from_secs(1),
-            message_burst: 3,
-            errors_max: 1,
-            unsettled_max: 1,
-            unsettled_bytes_max: 1,
-            origins: Vec::new(),
-            lookup_cache: Duration::ZERO,
-        }
-    }
 
     #[test]
     fn a_burst_passes_and_then_the_rate() {

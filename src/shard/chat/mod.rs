@@ -243,17 +243,13 @@ impl Service for Chat {
     }
 
     fn turn_ends(&mut self, conns: &mut Conns<Member>) {
-        for room in each_once(&mut self.left) {
-            if let Some(left) = self.rooms.get_mut(room as usize) {
-                left.members.retain(|id| conns.peer(*id).is_some());
-                self.leave_if_deserted(room);
-            }
-        }
         self.seal_turn(conns);
         // After the turn went to the journal: it may be there already.
         self.settle_journalled(conns);
         // Before its own members are sent to: other cores can begin meanwhile.
         self.post_parcels(conns);
+        // After whatever may have closed somebody, so that each room knows whom it sends to and waits for.
+        self.strike_off(conns);
         for room in each_once(&mut self.grown) {
             self.fan_out(conns, room);
         }
