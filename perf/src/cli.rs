@@ -219,7 +219,7 @@ fn fail(why: &str, code: u8) -> ExitCode {
 }
 
 impl LoadArgs {
-    fn run(self) -> Result<bool, Failure> {
+    fn run(mut self) -> Result<bool, Failure> {
         let plan = self.plan().map_err(Failure::Arguments)?;
         let fixtures = self.target.read()?;
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
@@ -269,7 +269,7 @@ impl LoadArgs {
 }
 
 impl ConnectionsArgs {
-    fn run(self) -> Result<bool, Failure> {
+    fn run(mut self) -> Result<bool, Failure> {
         let fixtures = self.target.read()?;
         let loopback = self.target.url.address.ip().is_loopback() && self.target.url.address.is_ipv4();
         if self.sources.is_some_and(|sources| sources > 1) && !loopback {
@@ -335,8 +335,19 @@ fn run_floor(args: &floor::FloorArgs) -> Result<bool, Failure> {
 }
 
 impl Target {
-    fn read(&self) -> Result<Fixtures, Failure> {
+    /// Checks what can be checked before the run, and reads the fixtures.
+    fn read(&mut self) -> Result<Fixtures, Failure> {
+        self.pid.sort_unstable();
+        self.pid.dedup();
         self.out.check().map_err(Failure::Arguments)?;
+        let port = self.url.address.port();
+        if process::listens(&self.pid, port) == Some(false) && !self.pid.is_empty() {
+            let pids: Vec<String> = self.pid.iter().map(u32::to_string).collect();
+            eprintln!(
+                "ringroom-perf: warning: --pid {}: nobody there listens on port {port}; is that the server?",
+                pids.join(" --pid ")
+            );
+        }
         for pid in &self.pid {
             process::CpuTime::read(&[*pid]).map_err(Failure::Arguments)?;
             if let Some(cpu) = process::shared_cpu(*pid) {

@@ -7,10 +7,15 @@ use std::io;
 
 use serde::Serialize;
 
+/// What the CPU of threads that ended meanwhile is called.
+pub(crate) const ENDED: &str = "ended threads";
+
 /// CPU time that each thread of some processes has used so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CpuTime {
     threads: BTreeMap<u32, (String, u64)>,
+    /// That of each process with its threads that have ended, just before and just after the others were read.
+    whole_ns: BTreeMap<u32, (u64, u64)>,
 }
 
 impl CpuTime {
@@ -19,8 +24,9 @@ impl CpuTime {
     /// # Errors
     /// There is no such process, or the kernel keeps no schedstat.
     pub(crate) fn read(pids: &[u32]) -> Result<Self, String> {
-        let mut threads = BTreeMap::new();
+        let (mut threads, mut whole_ns) = (BTreeMap::new(), BTreeMap::new());
         for pid in pids {
+            let before_ns = ticks_ns(*pid, OWN_TICKS);
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| no_process(*pid, &error))?;
             for task in tasks.flatten() {
                 let Ok(tid) = task.file_name().to_string_lossy().parse() else { continue };
@@ -33,19 +39,33 @@ impl CpuTime {
             if threads.is_empty() {
                 return Err(format!("/proc/{pid}/task/*/schedstat cannot be read; the kernel needs CONFIG_SCHED_INFO"));
             }
+            whole_ns.insert(*pid, (before_ns, ticks_ns(*pid, OWN_TICKS)));
         }
-        Ok(Self { threads })
+        Ok(Self { threads, whole_ns })
     }
 
     /// Nanoseconds used since `earlier`, summed over the threads of a name; numbers at a name's end do not tell names
-    /// apart (`shard-0` and `shard-1` are `shard`).
+    /// apart (`shard-0` and `shard-1` are `shard`). Threads that ended meanwhile are [`ENDED`], when they used more than can
+    /// be rounding.
     pub(crate) fn since(&self, earlier: &Self) -> BTreeMap<String, u64> {
         let mut by_name = BTreeMap::new();
         for (tid, (name, ran_ns)) in &self.threads {
             let before_ns = earlier.threads.get(tid).map_or(0, |(_, before)| *before);
             *by_name.entry(family(name)).or_insert(0) += ran_ns.saturating_sub(before_ns);
         }
+        let ended_ns = self.whole_since(earlier).saturating_sub(by_name.values().sum());
+        if ended_ns > 2 * tick_ns() * self.whole_ns.len() as u64 {
+            by_name.insert(ENDED.to_owned(), ended_ns);
+        }
         by_name
+    }
+
+    /// What the processes have used at least, whatever came between the readings.
+    fn whole_since(&self, earlier: &Self) -> u64 {
+        let since = |(pid, (before_ns, _)): (&u32, &(u64, u64))| {
+            earlier.whole_ns.get(pid).map_or(0, |(_, after_ns)| before_ns.saturating_sub(*after_ns))
+        };
+        self.whole_ns.iter().map(since).sum()
     }
 }
 
@@ -167,16 +187,46 @@ pub(crate) fn tree_cpu_ns(pid: u32) -> Result<u64, String> {
     // A child may end between being listed and being read; then its time is its parent's.
     let ran = live.iter().filter_map(|pid| CpuTime::read(&[*pid]).ok()).flat_map(|time| time.threads.into_values());
     let ran: u64 = ran.map(|(_, ran_ns)| ran_ns).sum();
-    let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    let ended_ticks: u64 = live.iter().map(|pid| ended_children_ticks(*pid)).sum();
-    CpuTime::read(&[pid]).map(|_| ran + ended_ticks * tick_ns)
+    let ended: u64 = live.iter().map(|pid| ticks_ns(*pid, ENDED_CHILDREN_TICKS)).sum();
+    CpuTime::read(&[pid]).map(|_| ran + ended)
 }
 
-/// `cutime` and `cstime` of proc(5), which follow the name that stands in parentheses and may hold anything.
-fn ended_children_ticks(pid: u32) -> u64 {
+/// Where `utime` and `stime` stand in /proc/PID/stat (proc(5)), behind the name, and `cutime` and `cstime`.
+const OWN_TICKS: usize = 11;
+const ENDED_CHILDREN_TICKS: usize = 13;
+
+/// Two counts of a process's ticks, as nanoseconds. The name before them stands in parentheses and may hold anything.
+fn ticks_ns(pid: u32, at: usize) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
-    fields.skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+    fields.skip(at).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * tick_ns()
+}
+
+fn tick_ns() -> u64 {
+    1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)
+}
+
+/// Whether one of these processes listens on this port of TCP; `None` if nobody here does, or they may not be looked into.
+pub(crate) fn listens(pids: &[u32], port: u16) -> Option<bool> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let sockets: Vec<String> = tables.iter().flat_map(|table| listeners(table, port)).collect();
+    let holds = |pid: &u32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        Some(targets.into_iter().any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str())))
+    };
+    let held = pids.iter().map(holds).collect::<Option<Vec<bool>>>()?;
+    (!sockets.is_empty()).then(|| held.contains(&true))
+}
+
+/// The sockets that listen on a port, out of /proc/net/tcp, as links of /proc/PID/fd call them.
+fn listeners(table: &str, port: u16) -> impl Iterator<Item = String> {
+    let end = format!(":{port:04X}");
+    table.lines().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_listening = fields.get(1)?.ends_with(&end) && *fields.get(3)? == "0A";
+        is_listening.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+    })
 }
 
 /// A CPU that this process and process `pid` may both run on, when there is one.
@@ -212,6 +262,7 @@ mod tests {
         }
         let at = |threads: &[(u32, &str, u64)]| CpuTime {
             threads: threads.iter().map(|(tid, name, ns)| (*tid, ((*name).to_owned(), *ns))).collect(),
+            whole_ns: BTreeMap::new(),
         };
         let earlier = at(&[(1, "main", 100), (2, "shard-0", 50), (3, "gone", 9)]);
         let later = at(&[(1, "main", 110), (2, "shard-0", 80), (4, "shard-1", 7)]);
@@ -237,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_thread_has_used_counts_when_it_has_ended() {
+        let own = [std::process::id()];
+        let before = CpuTime::read(&own).unwrap();
+        let burn = || while own_cpu_ns() < 200_000_000 {};
+        std::thread::spawn(burn).join().unwrap();
+        let used = CpuTime::read(&own).unwrap().since(&before);
+        assert!(used[ENDED] >= 150_000_000, "{used:?}");
+    }
+
+    #[test]
     fn what_a_child_has_started_counts_while_it_runs_and_after() {
         let count = "i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done";
         let mut command = std::process::Command::new("sh");
@@ -245,12 +306,26 @@ mod tests {
             command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         assert_eq!(descendants(child.id()).len(), 2);
-        assert!(ended_children_ticks(child.id()) > 0);
+        assert!(ticks_ns(child.id(), ENDED_CHILDREN_TICKS) > 0);
         let own: u64 = CpuTime::read(&[child.id()]).unwrap().threads.values().map(|(_, ran_ns)| ran_ns).sum();
         assert!(tree_cpu_ns(child.id()).unwrap() > own);
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(tree_cpu_ns(child.id()).is_err());
+    }
+
+    #[test]
+    fn whoever_listens_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, other) = (std::process::id(), child.id());
+        assert_eq!((listens(&[own], port), listens(&[other, own], port)), (Some(true), Some(true)));
+        assert_eq!((listens(&[other], port), listens(&[u32::MAX], port)), (Some(false), None));
+        drop(listener);
+        assert_eq!(listens(&[own], port), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

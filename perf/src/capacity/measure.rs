@@ -17,6 +17,7 @@ use super::probe::{self, Database};
 use super::report::MeasureReport;
 use crate::fixtures::Fixtures;
 use crate::load::{self, Pace, Plan};
+use crate::process;
 use crate::provenance::Provenance;
 use crate::report::{LoadReport, ServerCpu};
 use crate::server::{Place, Server, Spec, on_cpu};
@@ -188,8 +189,8 @@ impl Bench<'_> {
         let report = on_cpu(Some(self.order.client_cpu), || load::run(&server.url, &plan, &seats, &pids))??;
         let database_ns = probe::used_ns(sessions.as_ref(), self.database.sessions().as_ref());
         let database_cores = database_ns.map(|ns| ns as f64 / 1e9 / begun.elapsed().as_secs_f64());
-        let journal = probe::journal_bytes(pids[0]) - journal;
-        let segments = probe::data_segments() - segments;
+        let journal = probe::journal_bytes(pids[0]).saturating_sub(journal);
+        let segments = probe::data_segments().saturating_sub(segments);
         server.stop()?;
         let after = self.database.read()?;
         let messages = report.messages_verified.max(1) as f64;
@@ -299,7 +300,8 @@ impl Threads {
         let mut threads = Self::default();
         for (name, ns) in &cpu.ns_by_thread {
             let kind = match name.as_str() {
-                "shard" | "iou-wrk" => &mut threads.shard_ns,
+                // Workers come and go; no other thread of ringroom ends before it does.
+                "shard" | "iou-wrk" | process::ENDED => &mut threads.shard_ns,
                 "writer" => &mut threads.writer_ns,
                 _ => &mut threads.control_ns,
             };
