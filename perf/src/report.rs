@@ -73,6 +73,17 @@ impl LoadReport {
         format!("{whole}; {stretches} that came, left or lagged: a whole stretch")
     }
 
+    /// When the client may have been what limited the run, if it was ever: at which of a sweep's rates.
+    pub(crate) fn client_limits(&self) -> Option<String> {
+        let busy = |step: &&Step| step.client_busy > CLIENT_BUSY_MAX;
+        let rates: Vec<String> =
+            self.steps.iter().filter(busy).map(|step| grouped(step.messages_per_second_asked)).collect();
+        if !rates.is_empty() {
+            return Some(format!(" at {} messages/s", rates.join(" and ")));
+        }
+        (self.client_busy > CLIENT_BUSY_MAX).then(String::new)
+    }
+
     /// When messages left.
     pub(crate) fn pace(&self) -> String {
         match (self.outstanding_per_room, self.messages_per_second_per_room_asked) {
@@ -365,8 +376,8 @@ impl Display for LoadReport {
         let spun = if self.client_spins { ", and spun in between" } else { "" };
         let percent = client_busy * 100.0;
         writeln!(f, "client      {percent:.0} % of a core, {client_ns_per_delivery:.0} ns a delivery{spun}")?;
-        if *client_busy > CLIENT_BUSY_MAX {
-            writeln!(f, "WARNING     the client is the bottleneck: it shows its own limit, not the server's")?;
+        if let Some(when) = self.client_limits() {
+            writeln!(f, "WARNING     the client is the bottleneck{when}: it shows its own limit, not the server's")?;
         }
         write_verdict(f, &self.faults, &self.verified())
     }
@@ -384,10 +395,10 @@ impl Display for Step {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (asked, reached) = (grouped(self.messages_per_second_asked), grouped(self.messages_per_second));
         write!(f, "{asked} messages/s asked, {reached} reached: {}", self.latency)?;
-        match &self.server_cpu {
-            Some(cpu) => write!(f, "; {:.2} cores", cpu.cores),
-            None => Ok(()),
+        if let Some(cpu) = &self.server_cpu {
+            write!(f, "; {:.2} cores", cpu.cores)?;
         }
+        write!(f, "; client {:.0} %", self.client_busy * 100.0)
     }
 }
 

@@ -6,7 +6,7 @@ use super::axis::Scale;
 use super::threads;
 use super::{Headline, Line, Mark, Page, Paged, Part, Plot, Section, Table, Unit};
 use crate::knee::knee;
-use crate::report::{CLIENT_BUSY_MAX, Latency, LoadReport, Sample, Step, grouped};
+use crate::report::{Latency, LoadReport, Sample, Step, grouped};
 
 /// A sample of a smaller share of the longest one's time is not drawn: it has seen too little to be a rate.
 const SAMPLE_SHARE_MIN: f64 = 0.25;
@@ -18,8 +18,8 @@ impl Paged for LoadReport {
     fn page(&self) -> Page {
         let Self { rooms, members_per_room, senders_per_room, text_bytes, seconds, .. } = self;
         let rooms_are = if *rooms == 1 { "room" } else { "rooms" };
-        let busy = self.client_busy > CLIENT_BUSY_MAX;
-        let warning = "The client was the bottleneck: the throughput is its own limit, not the server's.";
+        let warning =
+            |when| format!("The client was the bottleneck{when}: the throughput is its own limit, not the server's.");
         Page {
             title: format!("{} {rooms_are} of {} members", grouped(*rooms as f64), grouped(*members_per_room as f64)),
             subtitle: format!(
@@ -29,7 +29,7 @@ impl Paged for LoadReport {
             verdict: "Passed",
             verified: format!("{}.", self.verified()),
             faults: self.faults.clone(),
-            warnings: busy.then(|| warning.to_owned()).into_iter().collect(),
+            warnings: self.client_limits().map(warning).into_iter().collect(),
             headlines: self.headlines(),
             sections: vec![self.sweep(), self.latency_section(), self.time(), self.members_section(), self.cost()],
         }
@@ -254,12 +254,13 @@ fn steps_table(steps: &[&Step]) -> Table {
         let latency = [step.latency.p50_us, step.latency.p99_us, step.latency.p999_us].map(|us| Unit::Micros.show(us));
         let cores = step.server_cpu.as_ref().map_or("–".to_owned(), |cpu| format!("{:.2}", cpu.cores));
         let rates = [grouped(step.messages_per_second), grouped(step.deliveries_per_second)];
-        let figures = rates.into_iter().chain(latency).chain([cores]).collect();
+        let client = format!("{:.0}\u{a0}%", step.client_busy * 100.0);
+        let figures = rates.into_iter().chain(latency).chain([cores, client]).collect();
         (grouped(step.messages_per_second_asked), figures)
     };
     Table {
         caption: "Each rate",
-        head: ["messages/s asked", "reached", "deliveries/s", "p50", "p99", "p99.9", "server cores"]
+        head: ["messages/s asked", "reached", "deliveries/s", "p50", "p99", "p99.9", "server cores", "client"]
             .map(str::to_owned)
             .to_vec(),
         rows: steps.iter().map(row).collect(),

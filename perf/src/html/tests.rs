@@ -436,6 +436,18 @@ fn a_verdict_says_what_failed() {
 }
 
 #[test]
+fn a_client_that_was_full_at_one_rate_is_told_of() {
+    let mut report = load(Run::Many);
+    report.client_busy = 0.5;
+    assert!(!report.page().render(&provenance(true)).contains("bottleneck"));
+    report.steps[2].client_busy = 0.95;
+    let rate = crate::report::grouped(report.steps[2].messages_per_second_asked);
+    for text in [report.page().render(&provenance(true)), report.to_string()] {
+        assert!(text.contains(&format!("bottleneck at {rate} messages/s")), "{text}");
+    }
+}
+
+#[test]
 fn a_sweep_has_its_knee() {
     let many = load(Run::Many).page().render(&provenance(true));
     assert!(many.contains("knee: 1.6"), "{many}");
