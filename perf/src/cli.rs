@@ -1,6 +1,7 @@
 //! The command line: arguments in, checked once; a report out, as text and as JSON. Exit code 0 when all went well, 1
 //! when the server failed or the run could not be made, 2 when the arguments cannot be meant.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use ringroom::store::{BadDatabaseUrl, DatabaseUrl};
 
 use crate::capacity::command::CapacityArgs;
 use crate::fixtures::Fixtures;
-use crate::load::{Pace, Plan, TextBytes};
-use crate::out::Out;
+use crate::load::{CONNECTIONS_MAX, Pace, Plan, TextBytes};
+use crate::out::{Out, both, check_file};
 use crate::provenance::Provenance;
 use crate::report::LoadReport;
 use crate::url::Url;
@@ -49,7 +50,8 @@ enum Command {
 struct Target {
     /// The server: ws://HOST:PORT[/PREFIX].
     #[arg(long)]
-    url: Url,
+    // Text, for clap quotes what it cannot read, and somebody may have put a token in it.
+    url: String,
     /// Rooms, users and tokens, as `ringroom seed` writes them.
     #[arg(long, value_name = "FILE")]
     fixtures: PathBuf,
@@ -78,11 +80,11 @@ struct LoadArgs {
     #[arg(long, value_name = "W", group = "pace", value_parser = value_parser!(u32).range(1..=1_000_000))]
     closed_loop: Option<u32>,
     /// Send so many messages a second in each room, whether or not the server keeps up.
-    #[arg(long, value_name = "MESSAGES", group = "pace")]
+    #[arg(long, value_name = "MESSAGES", group = "pace", value_parser = rate)]
     rate: Option<f64>,
     /// Send at each of these rates in turn, in messages a second in each room; each has its warm-up and measured time,
     /// and is waited for before the next.
-    #[arg(long, value_name = "MESSAGES", group = "pace", value_delimiter = ',')]
+    #[arg(long, value_name = "MESSAGES", group = "pace", value_delimiter = ',', value_parser = rate)]
     steps: Vec<f64>,
     /// Characters of each message's text, 24 to 4096: always the same, or drawn from a distribution: uniform:FROM..TO,
     /// lognormal:MEDIAN,SIGMA, or a list of lengths and their weights such as 64@90,1024@9,4096@1.
@@ -126,7 +128,7 @@ struct ConnectionsArgs {
     #[command(flatten)]
     target: Target,
     /// Connections to open, spread evenly over all rooms.
-    #[arg(long, value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
     count: u32,
     /// How long all of them must stay open. Longer than the server's ping interval it shows what heartbeats cost.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
@@ -181,6 +183,15 @@ struct PersistArgs {
     out: Out,
 }
 
+/// What may be asked for in a second.
+const RATES: RangeInclusive<f64> = 1e-3..=1e6;
+
+/// Reads a rate.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok().filter(|rate| RATES.contains(rate));
+    rate.ok_or("a rate is a number within 0.001 to 1,000,000 a second".into())
+}
+
 /// Reads a number of seconds.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
@@ -221,26 +232,22 @@ fn fail(why: &str, code: u8) -> ExitCode {
 impl LoadArgs {
     fn run(mut self) -> Result<bool, Failure> {
         let plan = self.plan().map_err(Failure::Arguments)?;
-        let fixtures = self.target.read()?;
+        let hgrm = |path: &PathBuf| check_file("--hgrm", path).and_then(|()| check_file("--hgrm", &of_members(path)));
+        self.hgrm.iter().try_for_each(hgrm).map_err(Failure::Arguments)?;
+        let (url, fixtures) = self.target.read()?;
         let seats = fixtures.rooms(plan.rooms, plan.members).map_err(Failure::Arguments)?;
-        let provenance = self.target.provenance();
-        let report = load::run(&self.target.url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
-        let good = self.target.out.show(&report, &provenance).map_err(Failure::Run)?;
-        if let Some(path) = &self.hgrm {
-            write_histograms(&report, path)?;
-        }
-        Ok(good)
+        let provenance = self.target.provenance(&url);
+        let report = load::run(&url, &plan, &seats, &self.target.pid).map_err(Failure::Run)?;
+        let shown = self.target.out.show(&report, &provenance);
+        both(shown, self.hgrm.iter().try_for_each(|path| write_histograms(&report, path))).map_err(Failure::Run)
     }
 
     fn plan(&self) -> Result<Plan, String> {
-        if !(0.0..=1e6).contains(&self.churn) {
-            return Err(format!("--churn {} is not within 0 to 1,000,000", self.churn));
+        if self.churn != 0.0 && !RATES.contains(&self.churn) {
+            return Err(format!("--churn {} is neither 0 nor within 0.001 to 1,000,000", self.churn));
         }
         if self.seconds.is_zero() {
             return Err("--seconds must be more than 0".into());
-        }
-        if self.rate.iter().chain(&self.steps).any(|rate| !rate.is_finite() || *rate <= 0.0) {
-            return Err("a rate must be a number over 0".into());
         }
         let pace = match (self.closed_loop, self.rate) {
             (Some(outstanding), _) => Pace::Closed { outstanding: outstanding as usize },
@@ -270,20 +277,20 @@ impl LoadArgs {
 
 impl ConnectionsArgs {
     fn run(mut self) -> Result<bool, Failure> {
-        let fixtures = self.target.read()?;
-        let loopback = self.target.url.address.ip().is_loopback() && self.target.url.address.is_ipv4();
+        let (url, fixtures) = self.target.read()?;
+        let loopback = url.address.ip().is_loopback() && url.address.is_ipv4();
         if self.sources.is_some_and(|sources| sources > 1) && !loopback {
             return Err(Failure::Arguments("--sources needs a server on 127.0.0.1".into()));
         }
         let sources = self.sources.unwrap_or(if loopback { self.sources_needed() } else { 1 });
         let seats = fixtures.spread(self.count as usize);
-        let (Target { url, pid, .. }, hold) = (&self.target, self.hold_seconds);
-        let provenance = self.target.provenance();
+        let (Target { pid, .. }, hold) = (&self.target, self.hold_seconds);
+        let provenance = self.target.provenance(&url);
         let report = match self.storm {
-            None => connections::run(url, &seats, sources, hold, pid),
+            None => connections::run(&url, &seats, sources, hold, pid),
             Some(how) => {
                 let plan = storm::Plan { storms: self.storms as usize, reset: how == Dropped::Reset };
-                storm::run(url, &seats, sources, hold, pid, plan)
+                storm::run(&url, &seats, sources, hold, pid, plan)
             }
         };
         let shown = report.and_then(|report| self.target.out.show(&report, &provenance));
@@ -310,6 +317,10 @@ impl PersistArgs {
             candidates: self.candidates,
         };
         self.out.check().map_err(Failure::Arguments)?;
+        if let DatabaseUrl::Sqlite(_) = url {
+            let why = "persist needs a Postgres database: raw COPY, which it compares with, is Postgres' own";
+            return Err(Failure::Arguments(why.into()));
+        }
         let provenance = Provenance::now();
         persist::run(&url, &plan).and_then(|report| self.out.show(&report, &provenance)).map_err(Failure::Run)
     }
@@ -335,12 +346,13 @@ fn run_floor(args: &floor::FloorArgs) -> Result<bool, Failure> {
 }
 
 impl Target {
-    /// Checks what can be checked before the run, and reads the fixtures.
-    fn read(&mut self) -> Result<Fixtures, Failure> {
+    /// Checks what can be checked before the run; the server's address, and the fixtures.
+    fn read(&mut self) -> Result<(Url, Fixtures), Failure> {
         self.pid.sort_unstable();
         self.pid.dedup();
         self.out.check().map_err(Failure::Arguments)?;
-        let port = self.url.address.port();
+        let url: Url = self.url.parse().map_err(|why| Failure::Arguments(format!("--url: {why}")))?;
+        let port = url.address.port();
         if process::listens(&self.pid, port) == Some(false) && !self.pid.is_empty() {
             let pids: Vec<String> = self.pid.iter().map(u32::to_string).collect();
             eprintln!(
@@ -354,11 +366,11 @@ impl Target {
                 eprintln!("ringroom-perf: warning: process {pid} may run on CPU {cpu} as this one may; pin them apart");
             }
         }
-        Fixtures::read(&self.fixtures).map_err(Failure::Arguments)
+        Fixtures::read(&self.fixtures).map(|fixtures| (url, fixtures)).map_err(Failure::Arguments)
     }
 
-    fn provenance(&self) -> Provenance {
-        Provenance::now().of_server(&self.url.to_string(), &self.pid)
+    fn provenance(&self, url: &Url) -> Provenance {
+        Provenance::now().of_server(&url.to_string(), &self.pid)
     }
 }
 
@@ -368,19 +380,23 @@ fn any_seed() -> u64 {
     u64::from(since_epoch.subsec_micros())
 }
 
-fn write_histograms(report: &LoadReport, path: &Path) -> Result<(), Failure> {
+/// Where the histogram of the deliveries to all members goes.
+fn of_members(path: &Path) -> PathBuf {
     let mut members = path.file_stem().unwrap_or_default().to_owned();
     members.push(".members");
     if let Some(extension) = path.extension() {
         members.push(".");
         members.push(extension);
     }
-    for (path, latency_ns) in [(path, &report.latency_ns), (&path.with_file_name(members), &report.delivery_latency_ns)]
-    {
+    path.with_file_name(members)
+}
+
+fn write_histograms(report: &LoadReport, path: &Path) -> Result<(), String> {
+    for (path, latency_ns) in [(path, &report.latency_ns), (&of_members(path), &report.delivery_latency_ns)] {
         let mut text = Vec::new();
         hgrm::write(latency_ns, &mut text)
             .and_then(|()| std::fs::write(path, text))
-            .map_err(|error| Failure::Run(format!("{}: {error}", path.display())))?;
+            .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
 }
@@ -419,6 +435,11 @@ mod tests {
             "--closed-loop 1 --rooms 0",
             "--rate 0",
             "--rate nan",
+            "--rate 1e-11",
+            "--rate 1e7",
+            "--rooms 2 --rate 6e5",
+            "--rate 5 --churn 1e-12",
+            "--rate 5 --members 4000000000",
             "--steps 0",
             "--steps 5,-1",
             "--steps 5 --rate 5",
@@ -441,7 +462,7 @@ mod tests {
         for (args, sources) in [("", 3), ("--storm", 3), ("--storm reset --storms 2", 3), ("--storm end", 5)] {
             assert_eq!(connections(args).map(|args| args.sources_needed()), Ok(sources), "{args}");
         }
-        for args in ["--storms 2", "--storm never", "--sources 0", "--storm --storms 0"] {
+        for args in ["--count 4000000000", "--storms 2", "--storm never", "--sources 0", "--storm --storms 0"] {
             assert!(connections(args).is_err(), "{args}");
         }
     }

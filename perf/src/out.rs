@@ -1,6 +1,7 @@
 //! Where a report goes: text to standard output, JSON and a page to files. Asked before a run whether they can be written,
 //! as far as that can be told then, for a run is long.
 
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -41,9 +42,8 @@ impl Out {
     /// # Errors
     /// A file cannot be written.
     pub(crate) fn show(&self, report: &(impl Verdict + Paged), provenance: &Provenance) -> Result<bool, String> {
-        let good = show(report, provenance, self.json.as_deref())?;
-        self.page.write(report, provenance)?;
-        Ok(good)
+        let shown = show(report, provenance, self.json.as_deref());
+        both(shown, self.page.write(report, provenance))
     }
 }
 
@@ -51,12 +51,7 @@ impl PageFile {
     /// # Errors
     /// As of [`Out::check`].
     pub(crate) fn check(&self) -> Result<(), String> {
-        match &self.report {
-            Some(path) if is_standard_output(path) => {
-                Err("--report needs a file's name: a page does not go to standard output".into())
-            }
-            other => other.iter().try_for_each(|path| writable(path)),
-        }
+        self.report.iter().try_for_each(|path| check_file("--report", path))
     }
 
     /// Writes the report, if it was asked for.
@@ -77,13 +72,31 @@ pub(crate) fn show(report: &impl Verdict, provenance: &Provenance, json: Option<
     match json {
         Some(path) if is_standard_output(path) => say(&(text + "\n"))?,
         other => {
-            say(&report.to_string())?;
-            if let Some(path) = other {
-                write(path, &(text + "\n"))?;
-            }
+            let said = say(&report.to_string());
+            both(said, other.map_or(Ok(()), |path| write(path, &(text + "\n"))))?;
         }
     }
     Ok(report.faults().is_empty())
+}
+
+/// A run is long: what can be written is, whatever cannot.
+pub(crate) fn both<T>(one: Result<T, String>, other: Result<(), String>) -> Result<T, String> {
+    match (one, other) {
+        (Err(one), Err(other)) => Err(format!("{one}\nringroom-perf: {other}")),
+        (one, Ok(())) => one,
+        (Ok(_), Err(other)) => Err(other),
+    }
+}
+
+/// Whether a file that `flag` names can be written, as far as that can be told before it is.
+///
+/// # Errors
+/// Its folder is missing, it is one, or it may not be written.
+pub(crate) fn check_file(flag: &str, path: &Path) -> Result<(), String> {
+    if is_standard_output(path) {
+        return Err(format!("{flag} needs a file's name: that does not go to standard output"));
+    }
+    writable(path)
 }
 
 /// Whoever listens may have heard enough: `| head` is no reason to lose the files.
@@ -106,6 +119,16 @@ fn writable(path: &Path) -> Result<(), String> {
     if path.is_dir() {
         return Err(format!("{} is a folder; give a file's name", path.display()));
     }
+    let is_there = path.symlink_metadata().is_ok();
+    // To open a pipe, and to close it, would be told at its other end.
+    if is_there && !path.is_file() {
+        return Ok(());
+    }
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+    if !is_there {
+        let _empty = std::fs::remove_file(path);
+    }
     Ok(())
 }
 
@@ -116,6 +139,8 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Folder;
+    use crate::stand_in;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -140,9 +165,39 @@ mod tests {
             (["--report", folder], "is a folder"),
             (["--report", "/no/such/folder/page.html"], "/no/such/folder"),
             (["--json", "/no/such/folder/figures.json"], "/no/such/folder"),
+            (["--json", "/proc/figures.json"], "cannot be written"),
         ] {
             let why = check(&args).unwrap_err();
             assert!(why.contains(word), "{why}");
         }
+        assert!(check_file("--hgrm", Path::new("-")).unwrap_err().contains("--hgrm needs a file's name"));
+    }
+
+    #[test]
+    fn a_check_leaves_a_file_as_it_is() {
+        let folder = Folder::make().unwrap();
+        let (new, old) = (folder.path().join("new.json"), folder.path().join("old.json"));
+        std::fs::write(&old, "old").unwrap();
+        for path in [&new, &old] {
+            assert_eq!(check(&["--json", path.to_str().unwrap()]), Ok(()));
+        }
+        assert!(!new.exists());
+        assert_eq!(std::fs::read_to_string(old).unwrap(), "old");
+    }
+
+    #[test]
+    fn what_can_be_written_is_whatever_cannot() {
+        let folder = Folder::make().unwrap();
+        let page = folder.path().join("page.html");
+        let report = stand_in::report();
+        for (json, word) in [("/dev/full", "/dev/full: No space left"), ("-", "")] {
+            let _none = std::fs::remove_file(&page);
+            let line = Line::try_parse_from(["p", "--json", json, "--report", page.to_str().unwrap()]).unwrap();
+            let shown = line.out.show(&report, &Provenance::now());
+            assert_eq!(shown.is_err(), !word.is_empty(), "{shown:?}");
+            assert!(shown.err().unwrap_or_default().contains(word));
+            assert!(std::fs::read_to_string(&page).unwrap().ends_with("</html>"), "{json}");
+        }
+        assert_eq!(both(Err::<(), _>("a".into()), Err("b".into())), Err("a\nringroom-perf: b".into()));
     }
 }

@@ -134,7 +134,7 @@ struct Bench {
 impl Bench {
     async fn open(url: &DatabaseUrl) -> Result<Self, String> {
         let DatabaseUrl::Postgres(config) = url else {
-            return Err("persist needs a Postgres database: raw COPY, which it compares with, is Postgres' own".into());
+            return Err("persist needs a Postgres database".into());
         };
         let (client, connection) = config.connect(NoTls).await.map_err(|_| format!("cannot connect to {url}"))?;
         tokio::spawn(connection);

@@ -11,12 +11,13 @@ use std::time::Duration;
 use tungstenite::Message;
 use tungstenite::handshake::server::{Request, Response};
 
+use crate::connections;
 use crate::fixtures::Fixtures;
 use crate::fleet::{Clock, Fleet, Silent};
 use crate::load::{self, Pace, Plan};
+use crate::report::{LoadReport, Verdict};
 use crate::server::Spec;
 use crate::url::Url;
-use crate::{connections, report::Verdict};
 
 /// What goes wrong. Unless it says otherwise: to the member that joined last, at message [`WRONG_AT`] of a room.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -252,6 +253,11 @@ fn a_process_of_its_own() {
     }
 }
 
+/// What a load on the right one found.
+pub(crate) fn report() -> LoadReport {
+    run(Wrong::Nothing, Pace::Closed { outstanding: 2 })
+}
+
 fn text(json: &str) -> Vec<u8> {
     let len = (json.len() as u16).to_be_bytes();
     let head = if json.len() < 126 { vec![0x81, json.len() as u8] } else { vec![0x81, 126, len[0], len[1]] };
@@ -275,11 +281,11 @@ fn url(address: SocketAddr) -> Url {
     format!("ws://{address}").parse().unwrap()
 }
 
-fn run(wrong: Wrong, pace: Pace) -> crate::report::LoadReport {
+fn run(wrong: Wrong, pace: Pace) -> LoadReport {
     carry_out(wrong, &plan(pace))
 }
 
-fn carry_out(wrong: Wrong, plan: &Plan) -> crate::report::LoadReport {
+fn carry_out(wrong: Wrong, plan: &Plan) -> LoadReport {
     let fixtures = fixtures();
     let seats = fixtures.rooms(plan.rooms, plan.members).unwrap();
     load::run(&url(serve(wrong)), plan, &seats, &[std::process::id()]).unwrap()

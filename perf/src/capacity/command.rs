@@ -7,11 +7,12 @@ use clap::{Args, Subcommand, value_parser};
 
 use super::answer::Told;
 use super::costs::Costs;
-use super::profile::Profile;
+use super::profile::{Profile, TEXT_BYTES_MAX};
 use super::{measure, plan};
 use crate::cli::{Failure, seconds};
-use crate::out::{Out, PageFile, show};
+use crate::out::{Out, PageFile, both, check_file, show};
 use crate::provenance::Provenance;
+use crate::server::on_cpu;
 
 /// What a load needs: measure this machine's unit costs, then plan with them.
 #[derive(Args)]
@@ -93,19 +94,19 @@ struct PlanArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "users", conflicts_with_all = SIMPLE)]
     profile: Option<PathBuf>,
     /// Instead of a profile: people who are connected.
-    #[arg(long, requires_all = SIMPLE_REST, value_parser = positive)]
+    #[arg(long, requires_all = SIMPLE_REST, value_parser = count)]
     users: Option<f64>,
     /// Rooms that they are in.
-    #[arg(long, requires = "users", value_parser = positive)]
+    #[arg(long, requires = "users", value_parser = count)]
     rooms: Option<f64>,
     /// Connected members of each room; a person in several has a connection for each.
-    #[arg(long, requires = "users", value_parser = positive)]
+    #[arg(long, requires = "users", value_parser = count)]
     members: Option<f64>,
     /// What each person says, at the busiest time.
     #[arg(long, requires = "users", value_name = "MESSAGES", value_parser = positive)]
     messages_per_second_per_user: Option<f64>,
     /// Bytes of a text.
-    #[arg(long, requires = "users", value_parser = positive)]
+    #[arg(long, requires = "users", value_parser = text_bytes)]
     bytes: Option<f64>,
     #[command(flatten)]
     to: Out,
@@ -117,9 +118,21 @@ const SIMPLE: [&str; 5] = ["users", "rooms", "members", "messages_per_second_per
 const SIMPLE_REST: [&str; 4] = ["rooms", "members", "messages_per_second_per_user", "bytes"];
 
 fn positive(text: &str) -> Result<f64, String> {
+    number(text, 1e-9, 1e9)
+}
+
+/// As a profile takes them.
+fn count(text: &str) -> Result<f64, String> {
+    number(text, 1.0, 1e9)
+}
+
+fn text_bytes(text: &str) -> Result<f64, String> {
+    number(text, 1.0, TEXT_BYTES_MAX)
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let is_sound = number.is_finite() && number > 0.0 && number <= 1e9;
-    is_sound.then_some(number).ok_or("must be over 0, and at most a thousand million".into())
+    (least..=most).contains(&number).then_some(number).ok_or_else(|| format!("not within {least} to {most}"))
 }
 
 impl CapacityArgs {
@@ -137,13 +150,8 @@ impl CapacityArgs {
 
 impl MeasureArgs {
     fn run(self) -> Result<bool, Failure> {
-        self.page.check().map_err(Failure::Arguments)?;
-        if self.seconds < Duration::from_millis(100) {
-            return Err(Failure::Arguments("--seconds must be at least 0.1".into()));
-        }
-        if self.server_cpu == self.client_cpu {
-            return Err(Failure::Arguments("--server-cpu and --client-cpu are one; each needs its own".into()));
-        }
+        self.page.check().and_then(|()| check_file("--out", &self.out)).map_err(Failure::Arguments)?;
+        self.check().map_err(Failure::Arguments)?;
         let database_url = match self.database_from_env {
             true => Some(std::env::var("DATABASE_URL").map_err(|_| no_variable())?),
             false => self.database_url,
@@ -162,9 +170,22 @@ impl MeasureArgs {
         };
         let provenance = Provenance::now();
         let report = measure::run(&order).map_err(Failure::Run)?;
-        let good = show(&report, &provenance, None).map_err(Failure::Run)?;
-        self.page.write(&report, &provenance).map_err(Failure::Run)?;
-        Ok(good)
+        both(show(&report, &provenance, None), self.page.write(&report, &provenance)).map_err(Failure::Run)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.seconds < Duration::from_millis(100) {
+            return Err("--seconds must be at least 0.1".into());
+        }
+        if self.server_cpu == self.client_cpu {
+            return Err("--server-cpu and --client-cpu are one; each needs its own".into());
+        }
+        for cpu in [self.server_cpu, self.client_cpu] {
+            on_cpu(Some(cpu), || ())?;
+        }
+        let is_there = self.ringroom.is_file();
+        let missing = || format!("--ringroom {}: there is no such file", self.ringroom.display());
+        is_there.then_some(()).ok_or_else(missing)
     }
 }
 

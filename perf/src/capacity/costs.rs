@@ -327,8 +327,11 @@ impl Costs {
         let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
-        std::fs::write(&beside, text + "\n").map_err(failed)?;
-        std::fs::rename(&beside, path).map_err(failed)
+        let written = std::fs::write(&beside, text + "\n").and_then(|()| std::fs::rename(&beside, path));
+        written.map_err(|error| {
+            let _half = std::fs::remove_file(&beside);
+            failed(error)
+        })
     }
 
     /// Whether this was measured, in this round.

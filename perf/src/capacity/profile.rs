@@ -38,6 +38,9 @@ pub(crate) struct Rooms {
     pub(crate) peak: f64,
 }
 
+/// The longest text: frames are counted by writing one.
+pub(crate) const TEXT_BYTES_MAX: f64 = 65_536.0;
+
 const RECONNECT_SECONDS: f64 = 60.0;
 
 #[derive(Deserialize)]
@@ -191,7 +194,7 @@ fn check_rooms(rooms: Spanned<RawRooms>, nth: usize) -> Result<Rooms, Wrong> {
         members,
         online,
         messages_per_second,
-        text_bytes: need(raw.text_bytes, "text_bytes", 1.0, 65_536.0)?,
+        text_bytes: need(raw.text_bytes, "text_bytes", 1.0, TEXT_BYTES_MAX)?,
         peak: within(raw.peak, "peak", 1.0, 1e4)?.unwrap_or(1.0),
     })
 }

@@ -9,7 +9,7 @@ use super::backing::Backing;
 use super::peers::{Peer, Workshop};
 use super::standing::{Comparison, LeftOut};
 use super::{Contest, Cpus, compare};
-use crate::cli::{Failure, seconds};
+use crate::cli::{Failure, rate, seconds};
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
 use crate::out::Out;
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "W", group = "pace", value_parser = value_parser!(u32).range(1..=1_000_000))]
     closed_loop: Option<u32>,
     /// Send so many messages a second in each room, whether or not the server keeps up.
-    #[arg(long, value_name = "MESSAGES", group = "pace")]
+    #[arg(long, value_name = "MESSAGES", group = "pace", value_parser = rate)]
     rate: Option<f64>,
     /// Let the client never sleep; it never does in `paced`.
     #[arg(long)]
@@ -155,19 +155,15 @@ impl Args {
         let members = self.members.unwrap_or(members);
         // A load's own number of senders shrinks with its rooms; one that is asked for does not.
         let senders = self.senders.unwrap_or(senders.min(members));
-        if senders > members {
-            return Err(format!("--senders {senders} is more than --members {members}"));
-        }
         if self.seconds.is_zero() {
             return Err("--seconds must be more than 0".into());
         }
         let pace = match (self.closed_loop, self.rate) {
             (Some(outstanding), _) => Pace::Closed { outstanding: outstanding as usize },
-            (_, Some(per_second)) if per_second.is_finite() && per_second > 0.0 => Pace::Open { per_second },
-            (_, Some(_)) => return Err("--rate must be a number over 0".into()),
+            (_, Some(per_second)) => Pace::Open { per_second },
             (None, None) => pace,
         };
-        Ok(Plan {
+        let plan = Plan {
             rooms: self.rooms.unwrap_or(rooms) as usize,
             members: members as usize,
             senders: senders as usize,
@@ -177,7 +173,9 @@ impl Args {
             measured: self.seconds,
             spins: self.spin || self.load == Named::Paced,
             ..Plan::new(pace)
-        })
+        };
+        plan.check()?;
+        Ok(plan)
     }
 
     fn cpus(&self) -> Result<Cpus, String> {

@@ -215,7 +215,13 @@ impl<'a> Run<'a> {
         let (threads, cpu_ns, began) = (CpuTime::read(&own)?, own_cpu_ns(), Instant::now());
         while began.elapsed() < plan.time {
             match plan.rate {
-                Some(rate) => sleep_until(began + Duration::from_secs_f64((*batches - before) as f64 / rate)),
+                Some(rate) => {
+                    let due = Duration::from_secs_f64((*batches - before) as f64 / rate);
+                    sleep_until(began + due.min(plan.time));
+                    if due >= plan.time {
+                        break;
+                    }
+                }
                 None => readers.wait_for(batches.saturating_sub(AHEAD_MAX) * batch_bytes)?,
             }
             let start = Instant::now();
@@ -343,6 +349,13 @@ mod tests {
         assert_eq!(places, Place::ALL);
         assert!(report.fdatasync.iter().all(|one| one.latency.count > 0 && one.latency.p50_us > 0.0), "{report}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "its files are gone");
+    }
+
+    #[test]
+    fn a_round_ends_though_the_next_batch_is_far_off() {
+        let began = Instant::now();
+        let report = run(&plan(Some(0.001), None)).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(60) && report.figures.iter().all(|one| one.batch.count == 2));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Churn {
 
     /// When the next one leaves.
     pub(super) fn due_ns(&self) -> u64 {
-        self.begin_ns + ((self.turns + 1) as f64 * self.interval_ns) as u64
+        self.begin_ns.saturating_add(((self.turns + 1) as f64 * self.interval_ns) as u64)
     }
 
     /// Whose turn it is to leave, and on to the next.

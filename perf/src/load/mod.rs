@@ -24,6 +24,6 @@ mod sizes;
 mod slow;
 mod traffic;
 
-pub(crate) use plan::{Pace, Plan};
+pub(crate) use plan::{CONNECTIONS_MAX, Pace, Plan};
 pub(crate) use run::run;
 pub(crate) use sizes::TextBytes;

@@ -6,6 +6,12 @@ use std::time::Duration;
 
 use super::sizes::TextBytes;
 
+/// The most connections: more than any machine has files for.
+pub(crate) const CONNECTIONS_MAX: usize = 10_000_000;
+
+/// The most messages in all rooms together: each is a system call.
+const MESSAGES_PER_SECOND_MAX: f64 = 1e6;
+
 /// When the next message leaves.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Pace {
@@ -65,7 +71,7 @@ impl Plan {
         }
     }
 
-    /// Why this load cannot be: the members that only listen do not suffice.
+    /// Why this load cannot be: it is too much, or the members that only listen do not suffice.
     ///
     /// # Errors
     /// Says which.
@@ -73,6 +79,13 @@ impl Plan {
         let Self { rooms, members, senders, slow_readers, .. } = self;
         if senders > members {
             return Err(format!("--senders {senders} is more than --members {members}"));
+        }
+        if rooms.saturating_mul(*members) > CONNECTIONS_MAX {
+            return Err(format!("--rooms {rooms} of --members {members} are more than {CONNECTIONS_MAX} connections"));
+        }
+        let most = self.stages().into_iter().flatten().fold(0.0, f64::max) * *rooms as f64;
+        if most > MESSAGES_PER_SECOND_MAX {
+            return Err(format!("{most} messages/s in all rooms; no thread sends more than {MESSAGES_PER_SECOND_MAX}"));
         }
         if self.slow_readers > 0 && !(1..=1_000_000).contains(&self.slow_bytes_per_second) {
             return Err("--slow-bytes-per-second must be within 1 and 1,000,000: more is not slow".into());
@@ -143,6 +156,12 @@ mod tests {
             let plan = Plan { slow_readers, churn_per_second, ..plan.clone() };
             assert_eq!(plan.check().is_ok(), fits, "{slow_readers} slow, {churn_per_second} churn");
         }
-        assert!(Plan { senders: 6, ..plan }.check().is_err());
+        assert!(Plan { senders: 6, ..plan.clone() }.check().is_err());
+        let too_much = [
+            Plan { members: 6_000_000, ..plan.clone() },
+            Plan { pace: Pace::Open { per_second: 6e5 }, ..plan.clone() },
+        ];
+        assert!(too_much.iter().all(|plan| plan.check().is_err()));
+        assert!(Plan { pace: Pace::Open { per_second: 4e5 }, ..plan }.check().is_ok());
     }
 }

@@ -34,7 +34,7 @@ impl Schedule {
         } else {
             self.ramp_ns + (message - self.ramp_messages) * self.interval_ns
         };
-        self.begin_ns + after_ns as u64
+        self.begin_ns.saturating_add(after_ns as u64)
     }
 
     /// The sender whose message is due next, as its place among all senders; and on to the one after it.
