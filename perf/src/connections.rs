@@ -19,7 +19,7 @@ pub(crate) const ENDINGS_MAX: usize = 10;
 /// Opens every seat, from `sources` loopback addresses, and holds them.
 ///
 /// # Errors
-/// The server cannot be reached, or the process `pids` cannot be read.
+/// The server cannot be reached, or the processes `pids` cannot be read at the beginning.
 pub(crate) fn run(
     url: &Url,
     seats: &[Seat<'_>],
@@ -51,18 +51,25 @@ pub(crate) fn sit(
     let began = Instant::now();
     fleet.connect(url, seats, sources, &mut Sitting::default())?;
     let connecting_seconds = began.elapsed().as_secs_f64();
-    let connecting_cpu = CpuTime::read(pids)?;
+    // A server that ends from here on is told of among the faults, and only its CPU and memory are missing.
+    let connecting_to = CpuTime::read(pids);
     let opened = fleet.open();
     listen(&mut fleet, SETTLE)?;
-    let (settled, settled_client) = (Memory::read(pids)?, Memory::read(&own)?);
+    let (settled, settled_client) = (Memory::read(pids), Memory::read(&own)?);
     let settled_kernel = KernelMemory::read();
-    let (idle_from, hold_from) = (CpuTime::read(pids)?, Instant::now());
+    let (idle_from, hold_from) = (CpuTime::read(pids), Instant::now());
     let pings = listen(&mut fleet, hold)?;
-    let (idle_to, held_seconds) = (CpuTime::read(pids)?, hold_from.elapsed().as_secs_f64());
+    let (idle_to, held_seconds) = (CpuTime::read(pids), hold_from.elapsed().as_secs_f64());
     let held = fleet.open();
     let measured = !pids.is_empty();
     let counted = opened.max(1) as u64;
-    let idle_cpu = measured.then(|| ServerCpu::of(idle_to.since(&idle_from), held_seconds, counted));
+    let used =
+        |from: &CpuTime, to: &CpuTime, seconds| measured.then(|| ServerCpu::of(to.since(from), seconds, counted));
+    let idle_cpu =
+        idle_from.as_ref().ok().zip(idle_to.as_ref().ok()).and_then(|(from, to)| used(from, to, held_seconds));
+    let connecting_cpu = connecting_to.as_ref().ok().and_then(|to| used(&cpu, to, connecting_seconds));
+    let unread = [connecting_to.err(), idle_from.err(), idle_to.err()].into_iter().flatten().next();
+    let settled = settled.ok().filter(|_| measured);
     let report = ConnectionsReport {
         asked: seats.len(),
         opened,
@@ -70,19 +77,25 @@ pub(crate) fn sit(
         connecting_seconds,
         connections_per_second: opened as f64 / connecting_seconds,
         hold_seconds: hold.as_secs_f64(),
-        connecting_cpu: measured.then(|| ServerCpu::of(connecting_cpu.since(&cpu), connecting_seconds, counted)),
+        connecting_cpu,
         heartbeats: Heartbeats::of(pings, opened, held_seconds, idle_cpu.as_ref()),
         idle_cpu,
         memory_before: measured.then_some(memory),
-        memory: measured.then_some(settled),
-        bytes_per_connection: measured.then(|| PerConnection::of(&memory, &settled, counted)),
+        memory: settled,
+        bytes_per_connection: settled.map(|settled| PerConnection::of(&memory, &settled, counted)),
         client_bytes_per_connection: PerConnection::of(&client, &settled_client, counted).anonymous,
         kernel_slab_bytes_per_connection: settled_kernel.slab_bytes.saturating_sub(kernel.slab_bytes) / counted,
         tcp_buffer_bytes: settled_kernel.tcp_buffer_bytes,
         storms: Vec::new(),
-        faults: told(fleet.endings(), seats),
+        faults: unread.map(gone).into_iter().chain(told(fleet.endings(), seats)).collect(),
     };
     Ok((report, fleet))
+}
+
+/// What to say of a server whose process could be read at the beginning, and not at the end.
+pub(crate) fn gone(why: String) -> String {
+    let why = why.split_once(';').map_or(why.as_str(), |(why, _)| why);
+    format!("a process of the server ended meanwhile ({why})")
 }
 
 /// Lets all of them sit there for a while; how many pings were answered meanwhile.

@@ -477,6 +477,21 @@ fn a_connection_is_held_and_one_that_ends_is_told() {
     assert!(broken.faults[0].contains("1013"), "{broken}");
 }
 
+#[test]
+fn a_server_that_ends_costs_its_figures_and_not_the_report() {
+    let fixtures = fixtures();
+    let mut server = std::process::Command::new("sleep").arg("0.3").spawn().unwrap();
+    let pids = [server.id()];
+    let reaper = std::thread::spawn(move || server.wait());
+    let (address, hold) = (serve(Wrong::Nothing), Duration::from_millis(300));
+    let report = connections::run(&url(address), &fixtures.spread(6), 1, hold, &pids).unwrap();
+    assert!(reaper.join().unwrap().unwrap().success());
+    assert_eq!((report.opened, report.held), (6, 6), "{report}");
+    assert!(report.memory_before.is_some() && report.memory.is_none() && report.idle_cpu.is_none(), "{report}");
+    assert!(report.faults[0].contains("ended meanwhile") && !report.faults[0].contains("--pid"), "{report}");
+    assert!(connections::run(&url(address), &fixtures.spread(6), 1, hold, &pids).unwrap_err().contains("--pid"));
+}
+
 /// Sits down in the first room, and says [`WRONG_AT`] things there once others have had time to sit down too.
 fn speak_soon(url: &Url) -> std::thread::JoinHandle<()> {
     let (url, (seated, sits)) = (url.clone(), std::sync::mpsc::channel());

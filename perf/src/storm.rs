@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::connections::{ENDINGS_MAX, SETTLE, Sitting, listen, sit, told};
+use crate::connections::{ENDINGS_MAX, SETTLE, Sitting, gone, listen, sit, told};
 use crate::fixtures::Seat;
 use crate::fleet::{Ending, Fleet};
 use crate::process::{CpuTime, KernelMemory, Memory};
@@ -55,12 +55,16 @@ pub(crate) fn run(
     let (mut report, mut fleet) = sit(url, seats, sources, hold, pids)?;
     fleet.take_endings();
     for nth in 1..=plan.storms {
+        if fleet.open() == 0 {
+            report.faults.push(format!("storm {nth}: nobody was there any more"));
+            break;
+        }
         let mut returning = Returning::new(url, seats, sources);
         let storm = returning.storm(&mut fleet, pids, plan.reset, &report, kernel)?;
         report.storms.push(storm);
         let faults = returning.faults.into_iter().chain(told(&fleet.take_endings(), seats));
         report.faults.extend(faults.map(|fault| format!("storm {nth}: {fault}")));
-        eprintln!("storm {nth} of {}", plan.storms);
+        eprintln!("ringroom-perf: storm {nth} of {}", plan.storms);
     }
     fleet.leave(Duration::from_secs(10))?;
     Ok(report)
@@ -107,15 +111,16 @@ impl<'a> Returning<'a> {
         before: &ConnectionsReport,
         kernel: KernelMemory,
     ) -> Result<Storm, String> {
-        let (cpu, began) = (CpuTime::read(pids)?, Instant::now());
+        let (cpu, began) = (CpuTime::read(pids), Instant::now());
         fleet.sever(reset);
         let dropping_seconds = began.elapsed().as_secs_f64();
         self.due.extend((0..self.seats.len()).map(|member| Reverse((began, member))));
         self.come_back(fleet, began)?;
         let seconds = began.elapsed().as_secs_f64();
-        let (used, returned) = (CpuTime::read(pids)?.since(&cpu), fleet.open());
+        let (used, returned) = (cpu.and_then(|cpu| Ok(CpuTime::read(pids)?.since(&cpu))), fleet.open());
         listen(fleet, SETTLE)?;
-        let memory = Memory::read(pids)?;
+        let memory = Memory::read(pids).ok().filter(|_| !pids.is_empty());
+        self.faults.extend(used.as_ref().err().cloned().map(gone));
         let counted = returned.max(1) as u64;
         let attempts: u64 = self.attempts.iter().map(|attempts| u64::from(*attempts)).sum();
         Ok(Storm {
@@ -130,9 +135,12 @@ impl<'a> Returning<'a> {
             retries: attempts.saturating_sub(self.seats.len() as u64),
             attempts_max: self.attempts.iter().copied().max().unwrap_or(0),
             refusals: std::mem::take(&mut self.refusals),
-            server_cpu: (!pids.is_empty()).then(|| ServerCpu::of(used, seconds, counted)),
-            memory: (!pids.is_empty()).then_some(memory),
-            bytes_per_connection: before.memory_before.map(|before| PerConnection::of(&before, &memory, counted)),
+            server_cpu: used.map(|used| ServerCpu::of(used, seconds, counted)).ok().filter(|_| !pids.is_empty()),
+            memory,
+            bytes_per_connection: before
+                .memory_before
+                .zip(memory)
+                .map(|(before, after)| PerConnection::of(&before, &after, counted)),
             kernel_slab_bytes_per_connection: KernelMemory::read().slab_bytes.saturating_sub(kernel.slab_bytes)
                 / counted,
         })
