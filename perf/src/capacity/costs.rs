@@ -30,6 +30,9 @@ pub(crate) struct Costs {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Setup {
     pub(crate) ringroom: String,
+    /// The CRC-32C of its program, which tells builds of one version apart.
+    #[serde(default)]
+    pub(crate) build: Option<String>,
     pub(crate) kernel: String,
     pub(crate) cpu: String,
     pub(crate) server_cpu: usize,

@@ -61,11 +61,11 @@ pub(crate) struct Order {
 pub(crate) fn run(order: &Order) -> Result<MeasureReport, String> {
     let begun = Instant::now();
     let (rooms, users) = design::fixtures(order.is_quick);
-    let version = version(&order.ringroom)?;
+    let (version, build) = (version(&order.ringroom)?, build(&order.ringroom)?);
     let place = Place::make(&order.ringroom, order.database_url.as_deref(), rooms, users)?;
     let database = Database::open(&place.database_url())?;
     let fixtures = Fixtures::read(&place.fixtures())?;
-    let costs = open(order, setup(order, version, database.name()))?;
+    let costs = open(order, setup(order, version, build, database.name()))?;
     let mut bench = Bench { order, place, database, fixtures, costs, begun };
     bench.measure()?;
     Ok(MeasureReport::new(bench.costs, order.out.clone()))
@@ -84,10 +84,11 @@ fn open(order: &Order, setup: Setup) -> Result<Costs, String> {
     Ok(costs)
 }
 
-fn setup(order: &Order, ringroom: String, database: &str) -> Setup {
+fn setup(order: &Order, ringroom: String, build: String, database: &str) -> Setup {
     let machine = Provenance::now().machine;
     Setup {
         ringroom,
+        build: Some(build),
         kernel: machine.kernel,
         cpu: machine.cpu_model,
         server_cpu: order.server_cpu,
@@ -105,6 +106,11 @@ fn version(ringroom: &Path) -> Result<String, String> {
     let output = output.map_err(|error| format!("ringroom cannot be started: {}: {error}", ringroom.display()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if said.starts_with("ringroom ") { Ok(said) } else { Err(format!("{} is no ringroom", ringroom.display())) }
+}
+
+fn build(ringroom: &Path) -> Result<String, String> {
+    let program = std::fs::read(ringroom).map_err(|error| format!("{}: {error}", ringroom.display()))?;
+    Ok(format!("{:08x}", crc32c::crc32c(&program)))
 }
 
 /// Everything that the loads need.
@@ -154,7 +160,7 @@ impl Bench<'_> {
             if self.is_late() {
                 return Ok(false);
             }
-            eprintln!("{} of {}: {}", nth + 1, missing.len(), shape.name());
+            eprintln!("ringroom-perf: {} of {}: {}", nth + 1, missing.len(), shape.name());
             let found = self.load(shape)?;
             self.costs.runs.push(Run { shape: *shape, found });
             self.costs.write(&self.order.out)?;
@@ -210,7 +216,7 @@ impl Bench<'_> {
     }
 
     fn idle(&self, rooms: usize, members: usize) -> Result<Idle, String> {
-        eprintln!("idle: {rooms} x {members}");
+        eprintln!("ringroom-perf: idle: {rooms} x {members}");
         let seats = self.fixtures.rooms(rooms, members)?;
         let (heartbeat, seconds) = if self.order.is_quick { QUICK_IDLE } else { IDLE };
         let server = self.start(&["--ping-interval-seconds", &heartbeat.to_string()])?;
@@ -335,4 +341,35 @@ fn messages_per_send(report: &LoadReport, segments: u64, connections: u64) -> f6
     let sends = segments.saturating_sub(report.messages_verified + SEGMENTS_PER_CONNECTION * connections);
     let is_countable = report.deliveries_verified >= MESSAGES_TO_COUNT_SENDS * connections;
     if is_countable && sends > 0 { (report.deliveries_verified as f64 / sends as f64).max(1.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Folder;
+
+    #[test]
+    fn costs_of_another_build_are_not_gone_on_with() {
+        let folder = Folder::make().unwrap();
+        let [ringroom, out] = ["ringroom", "costs.json"].map(|name| folder.path().join(name));
+        let order = Order {
+            ringroom: ringroom.clone(),
+            database_url: None,
+            server_cpu: 0,
+            client_cpu: 1,
+            durability: "sync".into(),
+            measured: Duration::from_secs(1),
+            rounds: 1,
+            is_quick: true,
+            at_most: None,
+            out: out.clone(),
+        };
+        let built = |program: &str| {
+            std::fs::write(&ringroom, program).unwrap();
+            setup(&order, "ringroom 0.1.0".into(), build(&ringroom).unwrap(), "sqlite")
+        };
+        Costs::new(built("one")).write(&out).unwrap();
+        assert!(open(&order, built("one")).is_ok());
+        assert!(open(&order, built("another")).unwrap_err().contains("another ringroom"));
+    }
 }

@@ -389,6 +389,7 @@ mod tests {
 
     fn setup() -> Setup {
         Setup {
+            build: None,
             ringroom: String::new(),
             kernel: String::new(),
             cpu: String::new(),

@@ -297,6 +297,7 @@ fn compared(run: Run) -> Comparison {
 /// Costs of a machine, fitted to nothing if there is nothing.
 fn costs(run: Run) -> Costs {
     let setup = Setup {
+        build: None,
         ringroom: HOSTILE.into(),
         kernel: HOSTILE.into(),
         cpu: HOSTILE.into(),
