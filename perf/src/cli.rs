@@ -208,7 +208,11 @@ pub(crate) enum Failure {
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let ended = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if cfg!(debug_assertions) {
+        eprintln!("ringroom-perf: warning: a debug build; believe no figure of one that is not built with --release");
+    }
+    let ended = match command {
         Command::Load(args) => args.run(),
         Command::Compare(args) => run_compare(&args),
         Command::Connections(args) => args.run(),

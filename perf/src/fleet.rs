@@ -184,7 +184,7 @@ impl Fleet {
             for (member, seat) in waiting.by_ref().take(CONNECTING_MAX - (self.members.len() - settled)) {
                 let source = (sources > 1).then(|| source_address(member, sources));
                 self.join(member, Upgrade::new(url, *seat), url.address, source)
-                    .map_err(|error| format!("connection {} to {url}: {error}", member + 1))?;
+                    .map_err(|error| format!("connection {} to {url}: {error}{}", member + 1, hint(&error)))?;
             }
             self.turn(Some(Duration::from_millis(100)), crowd)?;
             if settled > progress.0 {
@@ -454,7 +454,8 @@ impl Member {
     fn finish_connecting(&mut self) -> Result<(), String> {
         let State::Connecting(_) = self.state else { return Ok(()) };
         if let Some(error) = self.stream.take_error().map_err(|error| error.to_string())? {
-            return Err(format!("connect: {error}"));
+            let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+            return Err(format!("connect: {error}{}", if refused { "; does the server listen there?" } else { "" }));
         }
         if let State::Connecting(upgrade) = std::mem::replace(&mut self.state, State::Greeting) {
             self.out.extend_from_slice(upgrade.request.as_bytes());
@@ -532,6 +533,11 @@ impl Member {
         }
         Ok(())
     }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    let no_port = error.kind() == io::ErrorKind::AddrNotAvailable;
+    if no_port { "; a source address has about 28,000 ports: `connections` takes more with --sources" } else { "" }
 }
 
 fn closed(payload: &[u8]) -> End {

@@ -169,7 +169,7 @@ impl Bench {
                 let sample = self.measure(way, &rows[..count], batch).await?;
                 measured[nth].samples.push(sample);
             }
-            eprintln!("round {} of {}", round + 1, plan.rounds);
+            eprintln!("ringroom-perf: round {} of {}", round + 1, plan.rounds);
         }
         let figures = measured.iter().map(|one| one.figure(&measured)).collect();
         let Plan { text_bytes, rounds, .. } = *plan;

@@ -45,7 +45,7 @@ pub(crate) struct Spec {
     /// The program; without a slash it is looked for in PATH.
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
-    /// Added to this process's own environment, without what that says to ringroom.
+    /// Added to this process's own environment, without what that says to ringroom and to Postgres.
     pub(crate) env: Vec<(String, OsString)>,
     /// Where it runs, if not where this process does.
     pub(crate) dir: Option<PathBuf>,
@@ -100,7 +100,9 @@ impl Spec {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("RINGROOM_") || name == "DATABASE_URL" {
+            let said = name.to_string_lossy();
+            // Those of Postgres are for whoever calls, and reach its server (PGPORT) and clients alike.
+            if said.starts_with("RINGROOM_") || said.starts_with("PG") || name == "DATABASE_URL" {
                 command.env_remove(name);
             }
         }

@@ -145,7 +145,7 @@ pub(crate) fn run(plan: &Plan) -> Result<FloorReport, String> {
             if let Some(directory) = &plan.directory {
                 sync(plan, directory, round, &mut synced)?;
             }
-            eprintln!("round {} of {}", round + 1, plan.rounds);
+            eprintln!("ringroom-perf: round {} of {}", round + 1, plan.rounds);
         }
         synced.retain(|_| plan.directory.is_some());
         run.end(synced)
