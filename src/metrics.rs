@@ -67,6 +67,8 @@ counters! {
     accepted,
     /// Accepts that failed, mostly for want of file descriptors.
     accepts_failed,
+    /// Times that a shard stopped accepting for want of open files to turn clients away with: further ones wait.
+    accepts_held_back,
     /// Connections handed to the shard of their room.
     handed_over,
     /// Connections closed bare on their way to another shard, which had ended. Raised by whichever thread drops them.

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     failure::Failure,
-    limits::{OPEN_FILES_PER_SHARD, OPEN_FILES_RESERVED, RING_ENTRIES},
+    limits::{OPEN_FILES_PER_SHARD, OPEN_FILES_RESERVED, OPEN_FILES_TO_REFUSE_PER_SHARD, RING_ENTRIES},
     shard,
 };
 
@@ -77,6 +77,8 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
 pub struct Capacity {
     /// Connections to take: as many as asked for, or as many as there is room for.
     pub connections: usize,
+    /// Sockets that there is room for: further ones are to be turned away.
+    pub sockets: usize,
     /// A text for the operator when that is less than asked for.
     pub shortfall: Option<String>,
 }
@@ -88,29 +90,32 @@ impl Capacity {
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
         // A limit that does not exist is unlimited; one that cannot be raised stays what it was.
         let limit = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
-        Capacity::of(limit, OPEN_FILES_RESERVED + OPEN_FILES_PER_SHARD * shards as u64, connections_max)
+        let others = OPEN_FILES_RESERVED + OPEN_FILES_PER_SHARD * shards as u64;
+        Capacity::of(limit, others, OPEN_FILES_TO_REFUSE_PER_SHARD * shards as u64, connections_max)
     }
 
-    /// What a limit of so many open files means when so many are needed for other things.
-    fn of(limit: u64, others: u64, connections_max: usize) -> Result<Capacity, Failure> {
+    /// What a limit of so many open files means when so many are needed for other things, and `refused` to turn clients away.
+    fn of(limit: u64, others: u64, refused: u64, connections_max: usize) -> Result<Capacity, Failure> {
         let mend = |wanted: u64| {
             format!(
                 "raise the hard limit with `ulimit -Hn {wanted}` (systemd: LimitNOFILE={wanted}, Docker: --ulimit nofile={wanted})"
             )
         };
-        let room = usize::try_from(limit.saturating_sub(others)).unwrap_or(usize::MAX);
+        let sockets = limit.saturating_sub(others);
+        let room = usize::try_from(sockets - refused.min(sockets / 4)).unwrap_or(usize::MAX);
         if room == 0 {
             let message = format!("a limit of {limit} open files leaves none for connections: {}", mend(65_536));
             return Err(Failure::unusable(message));
         }
         let shortfall = (room < connections_max).then(|| {
-            let wanted = connections_max as u64 + others;
+            let wanted = connections_max as u64 + others + refused;
             format!(
                 "a limit of {limit} open files leaves room for {room} connections, not {connections_max}: {}",
                 mend(wanted)
             )
         });
-        Ok(Capacity { connections: room.min(connections_max), shortfall })
+        let sockets = usize::try_from(sockets).unwrap_or(usize::MAX);
+        Ok(Capacity { connections: room.min(connections_max), sockets, shortfall })
     }
 }
 
@@ -182,13 +187,19 @@ mod tests {
 
     #[test]
     fn open_files_bound_the_connections() {
-        for (limit, wanted, connections, short) in
-            [(1080, 1000, 1000, false), (1079, 1000, 999, true), (u64::MAX, 1_000_000, 1_000_000, false)]
-        {
-            let capacity = Capacity::of(limit, 80, wanted).unwrap();
-            assert_eq!((capacity.connections, capacity.shortfall.is_some()), (connections, short), "{limit} {wanted}");
+        for (limit, wanted, connections, sockets, short) in [
+            (1100, 1000, 1000, 1020, false),
+            (1099, 1000, 999, 1019, true),
+            (u64::MAX, 1_000_000, 1_000_000, usize::MAX - 80, false),
+            // Where there are few, few are set aside.
+            (100, 1000, 15, 20, true),
+            (81, 1000, 1, 1, true),
+        ] {
+            let capacity = Capacity::of(limit, 80, 20, wanted).unwrap();
+            assert_eq!((capacity.connections, capacity.sockets), (connections, sockets), "{limit} {wanted}");
+            assert_eq!(capacity.shortfall.is_some(), short, "{limit} {wanted}");
         }
-        assert!(Capacity::of(80, 80, 1).unwrap_err().to_string().contains("ulimit -Hn"));
+        assert!(Capacity::of(80, 80, 20, 1).unwrap_err().to_string().contains("ulimit -Hn"));
     }
 
     #[test]

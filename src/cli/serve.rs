@@ -60,7 +60,7 @@ pub(super) fn prepare_machine(config: &mut Config) -> Result<(), Failure> {
         let chosen = default != Some(config.connections_max.to_string().as_str());
         if chosen { tracing::warn!("{shortfall}") } else { tracing::debug!("{shortfall}") }
     }
-    config.connections_max = capacity.connections;
+    (config.connections_max, config.sockets_max) = (capacity.connections, capacity.sockets);
     Ok(())
 }
 

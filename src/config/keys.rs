@@ -106,12 +106,14 @@ macro_rules! keys {
             $(#[doc = $doc] pub $field: $type,)*
             /// Which database, how its tables are called, and how long to wait for it.
             pub database: Database,
+            /// Sockets that the machine's limit of open files leaves room for, those of clients being turned away among them.
+            pub sockets_max: usize,
         }
 
         impl Config {
             /// Reads every field; how they go together is not looked at.
             pub(super) fn read(typed: &Typed, database: Database) -> Result<Config, Failure> {
-                Ok(Config { $($field: typed.read($name)?,)* database })
+                Ok(Config { $($field: typed.read($name)?,)* database, sockets_max: usize::MAX })
             }
         }
     };

@@ -22,6 +22,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::shard::conn::Passage;
+
 /// From hand-over to close, whatever the client does.
 const CONNECTION_SECONDS_MAX: u64 = 30;
 /// For what is missing of the head; shards hand over complete heads, so this is a second line.
@@ -32,12 +34,13 @@ const READ_BYTES_MAX: usize = 16 * 1024;
 const LINGER: (Duration, u64) = (Duration::from_secs(2), 64 * 1024);
 
 /// A connection that turned out to be plain HTTP.
-#[derive(Debug)]
 pub struct HandedOver {
     /// The socket. Made non-blocking here if it is not.
     pub stream: std::net::TcpStream,
     /// What was read from it: the request head, and whatever came with it.
     pub read: Vec<u8>,
+    /// Its way here; it takes a place among the server's connections as long as this lives.
+    pub passage: Passage,
 }
 
 /// Answers one request and closes the connection. False when the deadline closed it. `place`, whatever it is, is dropped as
@@ -50,7 +53,7 @@ pub async fn serve(connection: HandedOver, app: Router, place: impl Sized) -> bo
 }
 
 async fn answer(
-    HandedOver { stream, read }: HandedOver,
+    HandedOver { stream, read, passage: _passage }: HandedOver,
     app: Router,
     place: impl Sized,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {

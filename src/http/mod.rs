@@ -74,7 +74,8 @@ impl Http {
     /// Answers a connection in a task of its own, or at once with 503 when too many are open.
     ///
     /// Call it inside a tokio runtime with I/O and time enabled; it does not block.
-    pub fn accept(&self, connection: HandedOver) {
+    pub fn accept(&self, mut connection: HandedOver) {
+        connection.passage.leave_the_shards();
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             self.counters.http_refused.up();
             return connection::refuse(connection);

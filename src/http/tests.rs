@@ -13,7 +13,10 @@ use tokio::runtime::Builder;
 use uuid::{Uuid, uuid};
 
 use super::*;
-use crate::identity::{User, UserId};
+use crate::{
+    identity::{User, UserId},
+    shard::conn::Passage,
+};
 
 const ROOM: Uuid = uuid!("6f1e8a52-7d1c-4b1f-9d7e-0b9f2f1d3c4a");
 const EMPTY_ROOM: Uuid = uuid!("00000000-0000-4000-8000-000000000000");
@@ -85,7 +88,7 @@ impl Server {
         client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         let (stream, _) = self.listener.accept().expect("the other end");
         let _inside = self.runtime.enter();
-        self.http.accept(HandedOver { stream, read: read.to_vec() });
+        self.http.accept(HandedOver { stream, read: read.to_vec(), passage: Passage::of_tests() });
         client
     }
 

@@ -168,7 +168,8 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
     // The control thread's, the writer's, then one a shard.
     let counters: Vec<Arc<Counters>> = (0..2 + topology.shards()).map(|_| Arc::default()).collect();
 
-    let occupancy = Arc::new(Occupancy::new(config.connections_max, config.handshakes_max));
+    let occupancy = Occupancy::new(config.connections_max, config.handshakes_max);
+    let occupancy = Arc::new(occupancy.within(config.sockets_max, topology.shards()));
     let outlets = WriterOutlets {
         shards: shard_posts.clone(),
         topology: Arc::clone(&topology),

@@ -2,13 +2,22 @@
 //!
 //! In: completed accepts. Out: sockets. Every shard has a listener of its own on the same address (`SO_REUSEPORT`); the
 //! kernel spreads the clients.
+//!
+//! Clients that are turned away take an open file for a moment, or for longer if they do not end the connection. So that these do
+//! not take the files that the database and the journal need, no accept is asked for while there are none to spare: further
+//! clients wait in the kernel's queue until somebody has left.
 
-use std::{io, net::Shutdown, net::SocketAddr, os::fd::AsFd, os::fd::OwnedFd};
+use std::{
+    io,
+    net::{Shutdown, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::ring::Accept;
-use crate::limits::ACCEPTS_IN_FLIGHT;
+use super::{occupancy::Occupancy, ring::Accept};
+use crate::metrics::Counters;
 
 /// Connections that the kernel completes and keeps while the shard is busy; `net.core.somaxconn` bounds it further.
 const BACKLOG: i32 = 4096;
@@ -46,13 +55,18 @@ pub struct Acceptor {
     listener: Socket,
     accepts: Vec<Option<Accept>>,
     open: bool,
+    /// Some accepts wait until there are sockets to spare.
+    is_held_back: bool,
+    occupancy: Arc<Occupancy>,
+    counters: Arc<Counters>,
 }
 
 impl Acceptor {
     /// Begins to accept on `listener`. On the ring's thread.
-    pub fn new(listener: Socket) -> Acceptor {
-        let mut acceptor = Acceptor { listener, accepts: Vec::new(), open: true };
-        acceptor.accepts.resize_with(ACCEPTS_IN_FLIGHT, || None);
+    pub fn new(listener: Socket, occupancy: Arc<Occupancy>, counters: Arc<Counters>) -> Acceptor {
+        let (accepts, is_held_back) = (Vec::new(), false);
+        let mut acceptor = Acceptor { listener, accepts, open: true, is_held_back, occupancy, counters };
+        acceptor.accepts.resize_with(acceptor.occupancy.accepts_each(), || None);
         acceptor.rearm();
         acceptor
     }
@@ -65,8 +79,33 @@ impl Acceptor {
     }
 
     fn arm(&mut self, index: usize) {
-        if self.open && self.accepts[index].is_none() {
-            self.accepts[index] = Some(Accept::submit(index as u32, self.listener.as_fd()));
+        if !self.open || self.accepts[index].is_some() {
+            return;
+        }
+        match self.occupancy.may_accept() {
+            true => self.accepts[index] = Some(Accept::submit(index as u32, self.listener.as_fd())),
+            false => self.hold_back(),
+        }
+    }
+
+    fn hold_back(&mut self) {
+        if std::mem::replace(&mut self.is_held_back, true) {
+            return;
+        }
+        self.counters.accepts_held_back.up();
+        if self.occupancy.is_crowd_news() {
+            tracing::warn!(
+                "more clients come than there are open files for, even to turn them away: they wait until others have left; \
+                 raise the hard limit with `ulimit -Hn` (systemd: LimitNOFILE=, Docker: --ulimit nofile=)"
+            );
+        }
+    }
+
+    /// Asks again for what was held back, if somebody has left in this turn.
+    pub fn turn_ends(&mut self) {
+        if self.is_held_back && self.occupancy.may_accept() {
+            self.is_held_back = false;
+            self.rearm();
         }
     }
 

@@ -197,21 +197,51 @@ pub struct Taken {
 pub struct Passage {
     occupancy: Arc<Occupancy>,
     counters: Arc<Counters>,
-    is_over: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    UnderWay,
+    /// It has left the shards for good.
+    Elsewhere,
+    /// A shard has it.
+    Over,
 }
 
 impl Passage {
+    fn new(occupancy: &Arc<Occupancy>, counters: &Arc<Counters>) -> Passage {
+        Passage { occupancy: Arc::clone(occupancy), counters: Arc::clone(counters), stage: Stage::UnderWay }
+    }
+
+    /// It comes back to no shard and is in good hands: it goes on to take a place and an open file until this is dropped.
+    pub fn leave_the_shards(&mut self) {
+        if std::mem::replace(&mut self.stage, Stage::Elsewhere) == Stage::UnderWay {
+            self.occupancy.answered();
+        }
+    }
+
     fn end(mut self) {
-        self.is_over = true;
+        self.stage = Stage::Over;
+    }
+
+    /// Of a connection that no shard ever had.
+    #[cfg(test)]
+    pub(crate) fn of_tests() -> Passage {
+        let occupancy = Arc::new(Occupancy::new(1, 1));
+        occupancy.enters();
+        Passage::new(&occupancy, &Arc::default())
     }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        if !self.is_over {
+        if self.stage == Stage::UnderWay {
             self.occupancy.answered();
-            self.occupancy.leaves();
             self.counters.lost_on_the_way.up_from_any_thread();
+        }
+        if self.stage != Stage::Over {
+            self.occupancy.leaves();
         }
     }
 }
@@ -340,22 +370,15 @@ impl<P> Conns<P> {
         stash
     }
 
-    /// Takes a connection that was asked about out of this shard, until it is [adopted](Conns::adopt) or [gone](Conns::gone).
+    /// Takes a connection that was asked about out of this shard, until it is [adopted](Conns::adopt) or has
+    /// [left](Passage::leave_the_shards) them all.
     pub fn take(&mut self, id: ConnId) -> Option<Taken> {
         let conn = self.get_mut(id).filter(|conn| matches!(conn.phase, Phase::Asked) && conn.receive.is_none())?;
         debug_assert!(conn.sending.is_none(), "nothing is sent before the request is answered");
         let early = self.take_stash(id);
         let conn = self.remove(id.index());
-        let (occupancy, counters) = (Arc::clone(&self.occupancy), Arc::clone(&self.counters));
-        let passage = Passage { occupancy, counters, is_over: false };
+        let passage = Passage::new(&self.occupancy, &self.counters);
         Some(Taken { socket: conn.socket, early, passage })
-    }
-
-    /// A connection that was taken will not come back to any shard, and is in good hands.
-    pub fn gone(&self, passage: Passage) {
-        passage.end();
-        self.occupancy.answered();
-        self.occupancy.leaves();
     }
 
     /// The connection is open from now on: `greeting` is its handshake's answer and whatever comes first. Does nothing when
@@ -766,8 +789,7 @@ pub(super) fn taken<P>(conns: &Conns<P>) -> Taken {
 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let socket = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens").into();
-    let (occupancy, counters) = (Arc::clone(&conns.occupancy), Arc::clone(&conns.counters));
-    Taken { socket, early: Vec::new(), passage: Passage { occupancy, counters, is_over: false } }
+    Taken { socket, early: Vec::new(), passage: Passage::new(&conns.occupancy, &conns.counters) }
 }
 
 #[cfg(test)]
@@ -816,7 +838,10 @@ mod tests {
             assert!(conns.is_empty());
             assert_eq!(occupancy.refusal(), Some(Refusal::Full));
         }
-        conns.gone(on_the_way.passage);
+        let mut passage = on_the_way.passage;
+        passage.leave_the_shards();
+        assert_eq!(occupancy.refusal(), Some(Refusal::Full), "it is answered elsewhere");
+        drop(passage);
         assert_eq!((occupancy.refusal(), conns.counters.lost_on_the_way.get()), (None, 0));
     }
 

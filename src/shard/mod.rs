@@ -209,8 +209,8 @@ impl<S: Service> Shard<S> {
         pool.provide();
         Shard {
             service,
+            acceptor: Acceptor::new(setup.listener, Arc::clone(&setup.occupancy), Arc::clone(&setup.counters)),
             conns: Conns::new(setup.expected, pool, setup.patience, setup.occupancy, Arc::clone(&setup.counters)),
-            acceptor: Acceptor::new(setup.listener),
             mailbox: setup.mailbox,
             counters: setup.counters,
             began: Instant::now(),
@@ -368,6 +368,7 @@ impl<S: Service> Shard<S> {
         self.service.turn_ends(&mut self.conns);
         self.conns.turn_ends();
         self.bid_farewell();
+        self.acceptor.turn_ends();
     }
 
     fn bid_farewell(&mut self) {

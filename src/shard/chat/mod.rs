@@ -181,14 +181,11 @@ impl Service for Chat {
             return conns.refuse(id, refusal);
         }
         let Some(Taken { socket, early, passage }) = conns.take(id) else { return };
-        let question = Question::Http(HandedOver { stream: socket.into(), read: early });
+        let question = Question::Http(HandedOver { stream: socket.into(), read: early, passage });
         match self.posts.control.post(question).map_err(|undelivered| undelivered.letter(&self.counters)) {
-            Ok(()) => {
-                conns.gone(passage);
-                self.counters.http.up();
-            }
-            Err(Question::Http(handed_over)) => {
-                let id = conns.adopt(Taken { socket: handed_over.stream.into(), early: handed_over.read, passage });
+            Ok(()) => self.counters.http.up(),
+            Err(Question::Http(HandedOver { stream, read, passage })) => {
+                let id = conns.adopt(Taken { socket: stream.into(), early: read, passage });
                 conns.refuse(id, Refusal::Full);
             }
             Err(_) => unreachable!("the letter comes back as it was"),
