@@ -1,6 +1,7 @@
 //! What `persist` found, as a page: rows a second each way, beside raw COPY and beside one row a transaction.
 
-use super::{Bar, Bars, Group, Headline, Page, Paged, Part, Section, Table, Unit};
+use super::axis::Scale;
+use super::{Bar, Bars, Group, Headline, Line, Page, Paged, Part, Plot, Section, Table, Unit};
 use crate::persist::{Figure, PersistReport};
 use crate::report::grouped;
 use crate::ways::Way;
@@ -20,7 +21,7 @@ impl Paged for PersistReport {
             faults: self.faults.clone(),
             warnings: Vec::new(),
             headlines: self.headlines(),
-            sections: vec![self.rates(), self.figures_section(), self.database()],
+            sections: vec![self.rates(), self.latency(), self.figures_section(), self.database()],
         }
     }
 }
@@ -79,6 +80,34 @@ impl PersistReport {
             groups,
         };
         Section { title: "How fast", parts: vec![Part::Bars(bars)] }
+    }
+
+    /// How long a batch takes by how large it is, if there was more than one size.
+    fn latency(&self) -> Section {
+        let line = |way: Way, quantile: &str, ms: fn(&Figure) -> f64| {
+            let of_way = self.figures.iter().filter(|figure| figure.way == way);
+            let mut points: Vec<(f64, f64)> =
+                of_way.map(|figure| (figure.batch_rows as f64, ms(figure) * 1e3)).collect();
+            points.sort_by(|one, other| one.0.total_cmp(&other.0));
+            Line { name: format!("{}, {quantile}", way.name()), points }
+        };
+        let lines: Vec<Line> =
+            [("p99", (|figure| figure.batch_p99_ms) as fn(&Figure) -> f64), ("p50", |figure| figure.batch_p50_ms)]
+                .into_iter()
+                .flat_map(|(quantile, ms)| Way::ALWAYS.map(|way| line(way, quantile, ms)))
+                .collect();
+        let plot = Plot {
+            title: "Latency by size of batch".into(),
+            note: "From handing a batch over to the answer to its commit.".into(),
+            x: ("rows of a batch", Scale::Log, Unit::Count("rows")),
+            y: ("until the batch was committed", Scale::Log, Unit::Micros),
+            mark: None,
+            shaded: Vec::new(),
+            dots: true,
+            lines,
+        };
+        let is_curve = plot.lines.iter().any(|line| line.points.len() > 1);
+        Section { title: "How long a batch takes", parts: is_curve.then_some(Part::Plot(plot)).into_iter().collect() }
     }
 
     fn figures_section(&self) -> Section {

@@ -449,6 +449,15 @@ fn a_client_that_was_full_at_one_rate_is_told_of() {
 }
 
 #[test]
+fn latency_is_a_curve_where_batches_have_several_sizes() {
+    let title = "Latency by size of batch";
+    assert!(persist(Run::Many).page().render(&provenance(true)).contains(title));
+    for run in [Run::Nothing, Run::One] {
+        assert!(!persist(run).page().render(&provenance(true)).contains(title), "{run:?}");
+    }
+}
+
+#[test]
 fn a_sweep_has_its_knee() {
     let many = load(Run::Many).page().render(&provenance(true));
     assert!(many.contains("knee: 1.6"), "{many}");
