@@ -34,6 +34,9 @@ const STEP_PATIENCE: Duration = Duration::from_secs(1200);
 /// What stands before the address in the line that says where a server listens.
 const LISTENING: &str = "listening on http://";
 
+/// What ringroom logs: what is wrong, and at the end its counts.
+const LOG: &str = "warn,ringroom::server=info";
+
 /// Lines of a server's output that are kept.
 const LINES_MAX: usize = 20;
 
@@ -91,7 +94,7 @@ impl Spec {
     /// what is set here.
     pub(crate) fn ringroom(program: &Path, place: &Place, flags: &[String]) -> Self {
         Self::new("ringroom", program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--drain-seconds", "0", "--log", "warn"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--drain-seconds", "0", "--log", LOG])
             .args([OsString::from("--data-dir"), place.data_dir().into()])
             .args(flags)
             .env("RINGROOM_DATABASE_URL", place.database_url())
@@ -163,8 +166,16 @@ impl Server {
     ///
     /// # Errors
     /// It had ended before, does not end in time and is killed, or says by its exit code that not all was well.
-    pub(crate) fn stop(mut self) -> Result<(), String> {
-        self.process.end()
+    pub(crate) fn stop(self) -> Result<(), String> {
+        self.stop_and_hear().map(|_| ())
+    }
+
+    /// The same, and the last that it said.
+    ///
+    /// # Errors
+    /// As [`Server::stop`].
+    pub(crate) fn stop_and_hear(mut self) -> Result<Vec<String>, String> {
+        self.process.end().map(|()| self.process.last_said())
     }
 }
 
@@ -258,13 +269,16 @@ impl Process {
 
     /// What became of it, with the last that it said.
     fn told(&self, what: &str) -> String {
+        self.last_said().iter().fold(format!("{} {what}", self.name), |text, line| text + "\n  | " + line)
+    }
+
+    fn last_said(&self) -> Vec<String> {
         // The last lines of one that has ended may still be on their way; what it has started may hold its output open.
         let deadline = Instant::now() + Duration::from_millis(500);
         while self.readers.iter().any(|reader| !reader.is_finished()) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.iter().fold(format!("{} {what}", self.name), |text, line| text + "\n  | " + line)
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 

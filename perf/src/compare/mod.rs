@@ -56,7 +56,10 @@ impl Contest<'_> {
         let report = on_cpu(Some(self.cpus.client), load)??;
         let after_ns = self.backing_cpu_ns()?;
         let mut figures = Figures::of(&report, &self.backing_share(&before_ns, &after_ns, &report));
-        figures.faults.extend(server.stop().err());
+        match server.stop_and_hear() {
+            Ok(said) => figures.deliveries_per_send = deliveries_per_send(&said),
+            Err(why) => figures.faults.push(why),
+        }
         Ok(figures)
     }
 
@@ -76,6 +79,17 @@ impl Contest<'_> {
         let used = |name| after_ns[name].saturating_sub(before_ns.get(name).copied().unwrap_or(0));
         after_ns.keys().map(|name| ((*name).to_owned(), used(name) as f64 / deliveries)).collect()
     }
+}
+
+/// How many deliveries shared a send, by the counts that ringroom logs at its end: over its whole run, greetings among the
+/// sends. Others do not count.
+fn deliveries_per_send(said: &[String]) -> Option<f64> {
+    let counts = said.iter().rev().find_map(|line| line.split_once("stopped: ")).map(|(_, counts)| counts)?;
+    let count = |name: &str| {
+        let value = counts.split(", ").find_map(|count| count.strip_prefix(name)?.strip_prefix(' '))?;
+        value.parse::<f64>().ok()
+    };
+    Some(count("deliveries")? / count("sends").filter(|sends| *sends > 0.0)?)
 }
 
 /// Puts all of `contestants` through `measure`, round after round, each round beginning with another one. The first

@@ -29,6 +29,8 @@ pub(crate) struct Figures {
     pub(crate) delivery_p50_us: f64,
     pub(crate) delivery_p99_us: f64,
     pub(crate) client_busy: f64,
+    /// Of a server that counts both.
+    pub(crate) deliveries_per_send: Option<f64>,
     pub(crate) faults: Vec<String>,
 }
 
@@ -48,6 +50,7 @@ impl Figures {
             delivery_p50_us: report.delivery_latency.p50_us,
             delivery_p99_us: report.delivery_latency.p99_us,
             client_busy: report.client_busy,
+            deliveries_per_send: None,
             faults: report.faults.clone(),
         }
     }
@@ -118,6 +121,7 @@ fn median_of(runs: &[Figures]) -> Figures {
         delivery_p50_us: of(|run| run.delivery_p50_us),
         delivery_p99_us: of(|run| run.delivery_p99_us),
         client_busy: of(|run| run.client_busy),
+        deliveries_per_send: median(runs.iter().filter_map(|run| run.deliveries_per_send)),
         faults: runs.iter().flat_map(|run| run.faults.iter().cloned()).collect(),
     }
 }
@@ -243,6 +247,9 @@ impl Comparison {
         for (name, figures) in self.medians() {
             for (service, ns) in &figures.backing_ns_per_delivery {
                 writeln!(f, "            {name}: {} ns a delivery in {service}", grouped(*ns))?;
+            }
+            if let Some(deliveries) = figures.deliveries_per_send {
+                writeln!(f, "            {name}: {deliveries:.1} deliveries a send, by its own count")?;
             }
             if figures.client_busy > CLIENT_BUSY_MAX {
                 writeln!(f, "WARNING     {name}: the client was the bottleneck, and the throughput is its own")?;

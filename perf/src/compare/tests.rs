@@ -9,7 +9,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::peers::{Peer, Workshop};
 use super::standing::{Comparison, Figures, LeftOut, Ratio};
-use super::{Contest, Cpus, compare, rounds};
+use super::{Contest, Cpus, compare, deliveries_per_send, rounds};
 use crate::load::{Pace, Plan};
 use crate::report::Verdict;
 use crate::server::Spec;
@@ -83,6 +83,17 @@ fn a_ratio_is_the_median_of_the_rounds_ratios() {
     assert!((ratios.cpu_ns_per_delivery_with_backing.median - 4.0).abs() < 1e-9, "{ratios:?}");
     let text = comparison.to_string();
     assert!(text.contains("3.00 (3.00-3.20)") && text.contains("110 ns a delivery in Redis"), "{text}");
+}
+
+#[test]
+fn deliveries_a_send_are_what_ringroom_counted() {
+    let said = |lines: &[&str]| deliveries_per_send(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+    let stopped =
+        "2026-11-24T21:36:29Z  INFO ringroom::server: stopped: accepted 4, sends 20, deliveries 50, sends_cut 7";
+    assert_eq!(said(&["ringroom is listening", stopped]), Some(2.5));
+    for lines in [&[][..], &["node-ws is listening"], &["stopped: sends 0, deliveries 0"], &["stopped: deliveries 5"]] {
+        assert_eq!(said(lines), None, "{lines:?}");
+    }
 }
 
 #[test]

@@ -157,8 +157,12 @@ impl Comparison {
                 .to_vec(),
             rows: ratios.map(row).collect(),
         };
-        let parts = [medians, ratios].into_iter().filter(|table| !table.rows.is_empty()).map(Part::Table);
-        Section { title: "All figures", parts: parts.collect() }
+        let tables = [medians, ratios].into_iter().filter(|table| !table.rows.is_empty()).map(Part::Table);
+        let counted = self.medians().filter_map(|(name, figures)| Some((name, figures.deliveries_per_send?)));
+        let counted = counted.map(|(name, deliveries)| {
+            Part::Prose(format!("{name}: {deliveries:.1} deliveries a send, by its own count over each whole run."))
+        });
+        Section { title: "All figures", parts: tables.chain(counted).collect() }
     }
 }
 
