@@ -94,9 +94,13 @@ impl Spec {
     /// what is set here.
     pub(crate) fn ringroom(program: &Path, place: &Place, flags: &[String]) -> Self {
         Self::new("ringroom", program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--drain-seconds", "0", "--log", LOG])
-            .args([OsString::from("--data-dir"), place.data_dir().into()])
+            .args(["serve"])
             .args(flags)
+            // A flag wins over a variable, and may stand there once.
+            .env("RINGROOM_LISTEN", "127.0.0.1:0")
+            .env("RINGROOM_DRAIN_SECONDS", "0")
+            .env("RINGROOM_LOG", LOG)
+            .env("RINGROOM_DATA_DIR", place.data_dir())
             .env("RINGROOM_DATABASE_URL", place.database_url())
     }
 
@@ -471,6 +475,14 @@ mod tests {
         assert_eq!(shell("exit 0").run(), Ok(()));
         let why = shell("echo no tables >&2; exit 2").run().unwrap_err();
         assert!(why.contains("the shell failed (exit status: 2)") && why.contains("no tables"), "{why}");
+    }
+
+    #[test]
+    fn a_flag_wins_over_what_is_set_here() {
+        let place = Place { folder: Folder::make().unwrap(), database_url: None };
+        let spec = Spec::ringroom(Path::new("ringroom"), &place, &["--log".to_owned(), "debug".to_owned()]);
+        assert_eq!(spec.args, ["serve", "--log", "debug"].map(OsString::from));
+        assert!(spec.env.iter().any(|(name, value)| name == "RINGROOM_LOG" && value == LOG), "{spec:?}");
     }
 
     #[test]
