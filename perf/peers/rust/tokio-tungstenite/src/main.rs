@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use chat::{Answer, Chat, Closed, User};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
@@ -94,8 +94,13 @@ async fn converse(
             heard = messages.recv() => match heard {
                 Ok(json) => {
                     socket.feed(Message::Text(json)).await?;
-                    while let Ok(json) = messages.try_recv() {
-                        socket.feed(Message::Text(json)).await?;
+                    loop {
+                        match messages.try_recv() {
+                            Ok(json) => socket.feed(Message::Text(json)).await?,
+                            // The next one would come after a gap.
+                            Err(TryRecvError::Lagged(_)) => return close(&mut socket, 1013, "Too slow").await,
+                            Err(_) => break,
+                        }
                     }
                     socket.flush().await?;
                 }
