@@ -6,7 +6,7 @@
 //! not outlive its value here.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -56,6 +56,8 @@ pub(crate) struct Spec {
     pub(crate) user: Option<(u32, u32)>,
     /// The signal that ends it in order.
     pub(crate) ending: Signal,
+    /// What it runs on or was built with, for reports.
+    pub(crate) version: Option<String>,
 }
 
 impl Spec {
@@ -69,6 +71,7 @@ impl Spec {
             dir: None,
             user: None,
             ending: Signal::TERM,
+            version: None,
         }
     }
 
@@ -139,6 +142,13 @@ impl Spec {
     fn no_program(&self, error: &std::io::Error) -> String {
         format!("{} cannot be started: {}: {error}", self.name, self.program.display())
     }
+}
+
+/// What a program calls itself: the first line that `--version` has it say.
+pub(crate) fn version(program: impl AsRef<OsStr>) -> Option<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned();
+    (output.status.success() && !said.is_empty()).then_some(said)
 }
 
 /// A running server.
@@ -475,6 +485,12 @@ mod tests {
         assert_eq!(shell("exit 0").run(), Ok(()));
         let why = shell("echo no tables >&2; exit 2").run().unwrap_err();
         assert!(why.contains("the shell failed (exit status: 2)") && why.contains("no tables"), "{why}");
+    }
+
+    #[test]
+    fn a_program_says_its_version() {
+        assert!(version("cargo").unwrap().starts_with("cargo "));
+        assert_eq!((version("false"), version("/no/such/program")), (None, None));
     }
 
     #[test]

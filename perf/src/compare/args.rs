@@ -13,7 +13,7 @@ use crate::cli::{Failure, rate, seconds};
 use crate::fixtures::Fixtures;
 use crate::load::{Pace, Plan, TextBytes};
 use crate::out::Out;
-use crate::server::{Place, Spec};
+use crate::server::{Place, Spec, version};
 
 /// Arguments of `compare`.
 #[derive(clap::Args, Debug)]
@@ -133,7 +133,8 @@ impl Args {
             };
         let url = backing.as_ref().map(Backing::postgres_url);
         let place = Place::make(ringroom, url, plan.rooms, plan.members)?;
-        let mut contestants = vec![Spec::ringroom(ringroom, &place, &self.flags)];
+        let ours = Spec { version: version(ringroom), ..Spec::ringroom(ringroom, &place, &self.flags) };
+        let mut contestants = vec![ours];
         let mut absent = Vec::new();
         for peer in peers {
             eprintln!("ringroom-perf: preparing {}", peer.name());

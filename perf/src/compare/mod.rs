@@ -102,7 +102,7 @@ fn rounds(
     rounds: usize,
     mut measure: impl FnMut(&Spec) -> Result<Figures, String>,
 ) -> Result<(Vec<Standing>, Vec<LeftOut>), String> {
-    let mut standings: Vec<Standing> = contestants.iter().map(|spec| Standing::new(&spec.name)).collect();
+    let mut standings: Vec<Standing> = contestants.iter().map(Standing::new).collect();
     let mut left_out: Vec<LeftOut> = Vec::new();
     for round in 0..rounds {
         for turn in 0..contestants.len() {

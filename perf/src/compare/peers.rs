@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::backing::Backing;
-use crate::server::Spec;
+use crate::server::{Spec, version};
 
 /// A server that ringroom is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -76,6 +76,12 @@ impl Workshop {
         };
         let mut spec = spec.map_err(|why| format!("{why}\n  {}", peer.needs()))?;
         spec.name = peer.name().into();
+        spec.version = match peer {
+            Peer::NodeWs => version("node").map(|version| format!("Node {version}")),
+            Peer::TokioTungstenite => version("rustc"),
+            Peer::UWebSockets => version("c++"),
+            Peer::DjangoStock | Peer::DjangoTuned => version(&spec.program),
+        };
         Ok(if peer.needs_backing() { spec } else { spec.args(["--fixtures"]).args([fixtures]) })
     }
 

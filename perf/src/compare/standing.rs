@@ -9,6 +9,7 @@ use super::Cpus;
 use crate::load::{Pace, Plan};
 use crate::median::median;
 use crate::report::{CLIENT_BUSY_MAX, LoadReport, Verdict, grouped, write_verdict};
+use crate::server::Spec;
 
 /// One run of one server.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -60,6 +61,8 @@ impl Figures {
 #[derive(Debug, Serialize)]
 pub(crate) struct Standing {
     pub(crate) name: String,
+    /// What it runs on or was built with.
+    pub(crate) version: Option<String>,
     pub(crate) median: Option<Figures>,
     pub(crate) against_first: Option<Ratios>,
     pub(crate) runs: Vec<Figures>,
@@ -91,8 +94,9 @@ pub(crate) struct Ratios {
 }
 
 impl Standing {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), median: None, against_first: None, runs: Vec::new() }
+    pub(super) fn new(spec: &Spec) -> Self {
+        let (name, version) = (spec.name.clone(), spec.version.clone());
+        Self { name, version, median: None, against_first: None, runs: Vec::new() }
     }
 
     fn summed_up(mut self, first: &[Figures]) -> Self {
@@ -220,6 +224,9 @@ impl Display for Comparison {
         )?;
         self.write_medians(f)?;
         self.write_ratios(f)?;
+        for (name, version) in self.versions() {
+            writeln!(f, "version     {name}: {version}")?;
+        }
         self.left_out.iter().try_for_each(|left| writeln!(f, "left out    {}: {}", left.name, left.why))?;
         write_verdict(f, &self.faults, "every message of every run: each once, in order")
     }
@@ -229,6 +236,11 @@ impl Comparison {
     /// Each server's median, ringroom's first.
     pub(crate) fn medians(&self) -> impl Iterator<Item = (&str, &Figures)> {
         self.standings.iter().filter_map(|standing| Some((standing.name.as_str(), standing.median.as_ref()?)))
+    }
+
+    /// What each runs on or was built with, where that is known.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.standings.iter().filter_map(|standing| Some((standing.name.as_str(), standing.version.as_deref()?)))
     }
 
     fn write_medians(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -101,7 +101,7 @@ fn real_servers_are_started_driven_and_ended() {
     let (plan, fixtures) = (plan(), stand_in::fixtures());
     let seats = fixtures.rooms(plan.rooms, plan.members).unwrap();
     let contest = Contest { plan: &plan, seats: &seats, cpus: cpus(), backing: None };
-    let named = |name: &str| Spec { name: name.into(), ..stand_in::spec() };
+    let named = |name: &str| Spec { name: name.into(), version: Some(format!("{name} 1.0")), ..stand_in::spec() };
     let dumb = Spec::new("dumb", "sh").args(["-c", "echo no port >&2; exit 3"]);
     let absent = vec![LeftOut { name: "absent".into(), why: "not installed".into() }];
     let comparison = compare(&contest, vec![named("one"), named("two"), dumb], absent, 2).unwrap();
@@ -114,6 +114,7 @@ fn real_servers_are_started_driven_and_ended() {
         assert!(median.cpu_ns_per_delivery > 0.0 && median.messages_per_second > 0.0 && median.p99_us > 0.0);
     }
     assert_eq!(comparison.standings.len(), 2, "{comparison}");
+    assert!(comparison.to_string().contains("version     two: two 1.0"), "{comparison}");
 }
 
 #[test]

@@ -162,7 +162,13 @@ impl Comparison {
         let counted = counted.map(|(name, deliveries)| {
             Part::Prose(format!("{name}: {deliveries:.1} deliveries a send, by its own count over each whole run."))
         });
-        Section { title: "All figures", parts: tables.chain(counted).collect() }
+        let versions = Table {
+            caption: "What each runs on, or was built with",
+            head: ["server", "version"].map(str::to_owned).to_vec(),
+            rows: self.versions().map(|(name, version)| (name.to_owned(), vec![version.to_owned()])).collect(),
+        };
+        let versions = (!versions.rows.is_empty()).then_some(Part::Table(versions));
+        Section { title: "All figures", parts: tables.chain(counted).chain(versions).collect() }
     }
 }
 

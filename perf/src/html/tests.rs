@@ -272,6 +272,7 @@ fn compared(run: Run) -> Comparison {
     };
     let standing = |nth: usize| Standing {
         name: format!("{HOSTILE} {nth}"),
+        version: Some(HOSTILE.into()),
         median: Some(figures(nth)),
         against_first: (nth != 5).then_some(Ratios {
             cpu_ns_per_delivery: ratio,
