@@ -34,7 +34,7 @@
 //! lives on) and [`auth`]; or, if it wanted a page, [`http`], and [`history`] if a room's past. At the end it meets [`close`].
 //!
 //! Around them: [`cli`] and [`config`] before [`server`] starts the threads, [`preflight`] to find out whether it can,
-//! [`failure`] when it cannot; [`identity`], [`limits`], [`memory`], [`metrics`].
+//! [`failure`] when it cannot; [`identity`], [`limits`], [`memory`], [`metrics`], [`scheduling`].
 //!
 //! # What always holds
 //!
@@ -56,8 +56,8 @@
 //!
 //! # What is deliberately absent
 //!
-//! [`ws`] and [`protocol`] do no I/O and read no clock. Nothing but [`store`] knows SQL. Only [`shard::ring`] and [`memory`]
-//! hold `unsafe` code. There is no task and no timer for a connection, and no queue for a member.
+//! [`ws`] and [`protocol`] do no I/O and read no clock. Nothing but [`store`] knows SQL. Only [`shard::ring`], [`memory`] and
+//! [`scheduling`] hold `unsafe` code. There is no task and no timer for a connection, and no queue for a member.
 
 pub mod auth;
 pub mod cli;
@@ -74,6 +74,7 @@ pub mod memory;
 pub mod metrics;
 pub mod preflight;
 pub mod protocol;
+pub mod scheduling;
 pub mod server;
 pub mod shard;
 pub mod stamp;

@@ -1,6 +1,6 @@
 //! CPUs in, places out: which shard runs on which CPU, and which shard owns a room.
 //!
-//! Pure but for [`cpus_allowed`], which reads `/proc`, and [`pin`]. Every thread may hold a copy; nothing changes after start-up, so
+//! Pure but for [`cpus_allowed`], which reads `/proc`. Every thread may hold a copy; nothing changes after start-up, so
 //! a room's shard is the same for as long as the process lives, and on each start with the same number of shards.
 
 use std::{fs, num::NonZeroUsize, thread};
@@ -66,15 +66,6 @@ pub fn cpus_allowed() -> Vec<usize> {
     let mut cpus = list.and_then(parse_cpu_list).unwrap_or_else(|| vec![0]);
     cpus.truncate(thread::available_parallelism().map_or(1, NonZeroUsize::get));
     cpus
-}
-
-/// Binds the calling thread to a CPU. A refusal is reported and harmless: the thread runs, only less evenly.
-pub fn pin(cpu: usize) {
-    let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(cpu);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &cpus) {
-        tracing::warn!(cpu, %error, "a shard cannot be pinned to its CPU; it runs wherever the kernel puts it");
-    }
 }
 
 /// Reads the kernel's list form, `0-3,8`. `None` unless it names at least one CPU.

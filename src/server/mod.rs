@@ -39,6 +39,7 @@ use crate::{
     limits::MAILBOX_MESSAGES_MAX,
     memory,
     metrics::{self, Counters},
+    scheduling,
     shard::{
         self, Setup, accept,
         chat::{Chat, Keep, Mail, Posts, Question, Rules},
@@ -314,7 +315,8 @@ fn start_shard(
     let (durability, newest) = (config.durability, journals.recovered.newest);
     let journal = journals.of_shard(shard);
     spawn(format!("shard-{shard}"), fault, move || {
-        topology::pin(topology.cpu_of(shard));
+        scheduling::pin(topology.cpu_of(shard));
+        scheduling::run_promptly();
         let counters = Arc::clone(&setup.counters);
         let posts = Rc::new(posts);
         let keep = match journal {
