@@ -6,7 +6,7 @@
 //! clients.
 //!
 //! - **Batches grow by themselves**: under load many messages gather during a commit; at low load none waits, unless
-//!   `commit_delay_ms` asks for it. For what the journal holds nobody waits, so its batches keep a distance ([`PACE`]).
+//!   `commit_delay_ms` asks for it. For what is broadcast already nobody waits, so its batches keep a distance ([`PACE`]).
 //! - **A row that the database refuses** must not sink its batch: the batch is halved until the row is alone. If it has been
 //!   broadcast it goes to the dead letters, and its sender is kept from sending more like it; if not, its sender is told.
 //! - **A database that is away, or takes nothing at all,** is tried again, with growing pauses and jitter. What the journal holds waits as long as it
@@ -48,10 +48,13 @@ use crate::{
     store::{self, InsertError, Row},
 };
 
-/// The pause between two batches out of the journals, unless the first was full: a commit costs the database and the disk
+/// The pause between two batches of what is broadcast already, unless the first was full: a commit costs the database and the disk
 /// nearly the same for one message as for a hundred. Of ten milliseconds the writer took twice the CPU a message, in one
 /// room of 200 under full load; of a hundred hardly less.
 const PACE: Duration = Duration::from_millis(50);
+
+/// How often it looks meanwhile whether the pause is over early.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// When to commit, and for how long to try.
 #[derive(Clone, Copy, Debug)]
@@ -154,7 +157,12 @@ impl<S: Save, O: Outlets> Writer<S, O> {
             if !self.queue.is_empty() {
                 self.gather().await;
                 let batch = self.take_batch();
+                let is_full = batch.iter().map(|turn| turn.count).sum::<usize>() >= self.policy.commit_rows_max;
                 self.save_turns(batch).await;
+                // A longer delay was waited for already.
+                if self.policy.turns_are_broadcast && self.policy.commit_delay < PACE && !is_full {
+                    self.keep_distance().await;
+                }
             }
             // A batch of each in turn: neither waits for more than one of the other.
             if self.backlog.is_ready() && !self.unfinished.in_journal {
@@ -276,13 +284,22 @@ impl<S: Save, O: Outlets> Writer<S, O> {
         }
     }
 
-    /// Nobody waits for what the journals hold: time for more of it to come. In short sleeps, because every message rings.
+    /// Nobody waits for what is broadcast: time for more of it to come. In short sleeps, because every message rings, and
+    /// the turns that come are to be taken out of the mailbox.
     async fn keep_distance(&mut self) {
         let until = tokio::time::Instant::now() + self.policy.commit_delay.max(PACE);
         self.fetch();
-        while !self.is_deserted && self.queue.is_empty() && tokio::time::Instant::now() < until {
-            tokio::time::sleep(PACE).await;
+        while !self.is_deserted && !self.is_awaited() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
             self.fetch();
+        }
+    }
+
+    /// Somebody waits for a turn, or there are enough of them for a batch.
+    fn is_awaited(&self) -> bool {
+        match self.policy.turns_are_broadcast {
+            true => self.waiting() >= self.policy.commit_rows_max,
+            false => !self.queue.is_empty(),
         }
     }
 
@@ -545,6 +562,27 @@ mod tests {
         disk.write(ROOM, message(11));
         drop(postbox);
         assert_eq!(batches_after(1).await, [4, 4, 1, 2, 1], "at the end nothing is waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_are_broadcast_keep_a_distance_unless_they_fill_a_batch() {
+        let (postbox, fake, answers, mut writer) = writer(&[], 3);
+        writer.policy.turns_are_broadcast = true;
+        let running = tokio::task::LocalSet::new();
+        running.spawn_local(writer.run());
+        let batches_after = async |ms, texts: &[&str]| {
+            if !texts.is_empty() {
+                postbox.post(turn(0, 0, texts)).unwrap();
+            }
+            running.run_until(tokio::time::sleep(Duration::from_millis(ms))).await;
+            fake.0.borrow().transactions.clone()
+        };
+        assert_eq!(batches_after(1, &["a"]).await, [1], "the first waits for nothing");
+        assert_eq!(batches_after(5, &["b"]).await, [1]);
+        assert_eq!(batches_after(5, &["c"]).await, [1]);
+        assert_eq!(batches_after(60, &[]).await, [1, 2]);
+        assert_eq!(batches_after(20, &["d", "e", "f"]).await, [1, 2, 3]);
+        assert_eq!(answers.borrow().len(), 4);
     }
 
     #[tokio::test(start_paused = true)]
