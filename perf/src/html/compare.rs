@@ -48,7 +48,7 @@ impl Comparison {
                 figures.deliveries_per_second,
                 of("rate"),
             ),
-            Headline::new("Latency, p99", Unit::Micros, figures.p99_us, of("echoes")),
+            Headline::new("Latency, p99", Unit::Micros, figures.delivery_p99_us, of("deliveries")),
         ];
         let others = self.standings.iter().skip(1).filter_map(|other| Some((&other.name, other.against_first?)));
         let cpu = |ratios: &Ratios| ratios.cpu_ns_per_delivery_with_backing.median;
@@ -79,8 +79,8 @@ impl Comparison {
         let rate = Unit::PerSecond("deliveries");
         let rest = [
             self.chart("Throughput", rate, |run| run.deliveries_per_second, |ratios| ratios.deliveries_per_second),
-            self.chart("Latency to the echo, p50", Unit::Micros, |run| run.p50_us, |ratios| ratios.p50_us),
-            self.chart("Latency to the echo, p99", Unit::Micros, |run| run.p99_us, |ratios| ratios.p99_us),
+            self.chart("Latency to receipt, p50", Unit::Micros, |run| run.delivery_p50_us, |ratios| ratios.p50_us),
+            self.chart("Latency to receipt, p99", Unit::Micros, |run| run.delivery_p99_us, |ratios| ratios.p99_us),
         ];
         let prose = "The thin lines go from the least of the rounds to the greatest. A ratio is the median of the rounds' \
             ratios: on a shared machine it says more than the figures do.";

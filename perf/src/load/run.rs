@@ -276,7 +276,10 @@ impl<'a> Run<'a> {
             self.wait_while(unfinished, |traffic| traffic.deliveries)?;
         }
         // What arrives beyond what was sent (a duplicate) arrives now.
-        self.fleet.turn(Some(Duration::from_millis(50)), &mut self.traffic)?;
+        let until_ns = self.traffic.clock.now_ns() + 50_000_000;
+        while let left_ns @ 1.. = until_ns.saturating_sub(self.traffic.clock.now_ns()) {
+            self.fleet.turn(Some(Duration::from_nanos(left_ns)), &mut self.traffic)?;
+        }
         self.tend(self.traffic.clock.now_ns())?;
         for member in loose {
             if self.fleet.is_open(member) {
