@@ -44,8 +44,8 @@ fn check(what: &str, offenders: Vec<String>) {
 }
 
 #[test]
-fn unsafe_code_stays_in_its_two_files() {
-    let named = ["shard/ring.rs", "memory.rs"];
+fn unsafe_code_stays_in_its_three_files() {
+    let named = ["shard/ring.rs", "memory.rs", "scheduling.rs"];
     check("unsafe code elsewhere", offenders(|name| !named.contains(&name), &["unsafe ", "allow(unsafe_code)"]));
     assert!(!offenders(|name| named.contains(&name), &["unsafe {"]).is_empty(), "the search finds what there is");
 }
