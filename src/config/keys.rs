@@ -175,8 +175,8 @@ keys! {
         "commit_rows_max": Count(1, COMMIT_ROWS_MAX), "4096", Server => commit_rows_max: usize,
             "Messages that one database transaction holds.";
         "commit_delay_ms": Milliseconds(0, 60_000), "0", Server => commit_delay: Duration,
-            "How long the writer waits for more messages before it commits; 0 commits what has come in meanwhile, what \
-             is broadcast already once in 50 ms at most.";
+            "How long the writer waits for more messages before it commits; 0 commits what has come in meanwhile. What \
+             is broadcast already is committed every 50 ms at most, unless a batch is full.";
         "save_timeout_seconds": Seconds(1, WAIT_SECONDS_MAX), "10", Server => save_timeout: Duration,
             "How long a message that is not broadcast may wait for a database that is away before its sender gets an error.";
         "writer_queue_rows": Count(1, WRITER_QUEUE_ROWS_MAX), "65536", Server => writer_queue_rows: usize,

@@ -178,7 +178,18 @@ async fn start(config: &Config) -> Result<(Control, Running), Failure> {
         place: Arc::clone(&journals.place),
         counters: Arc::clone(&counters[1]),
     };
-    let mut threads = vec![start_writer(config, turns, journals.backlog(config), outlets, &counters[1], &fault).await?];
+    let mut threads = vec![
+        start_writer(
+            config,
+            &rules(config, topology.shards()),
+            turns,
+            journals.backlog(config),
+            outlets,
+            &counters[1],
+            &fault,
+        )
+        .await?,
+    ];
     for (shard, (listener, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
         let posts = Posts { shards: shard_posts.clone(), control: control_post.clone(), writer: writer_post.clone() };
         let setup = Setup {
@@ -252,6 +263,7 @@ fn rules(config: &Config, shards: usize) -> Rules {
 /// Starts the writer, and waits until it has its database.
 async fn start_writer(
     config: &Config,
+    rules: &Rules,
     turns: Mailbox<Box<Turn>>,
     backlog: Backlog,
     outlets: WriterOutlets,
@@ -261,6 +273,8 @@ async fn start_writer(
     let policy = writer::Policy {
         commit_rows_max: config.commit_rows_max,
         commit_delay: config.commit_delay,
+        rows_enough: rules.unsettled_max / 2,
+        bytes_enough: rules.unsettled_bytes_max / 2,
         save_timeout: config.save_timeout,
         turns_are_broadcast: config.durability == Durability::None,
     };

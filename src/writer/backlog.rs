@@ -36,6 +36,8 @@ pub struct Backlog {
 pub struct Batch {
     /// What there was room for.
     pub chunks: Vec<Chunk>,
+    /// There was no room for more.
+    pub is_full: bool,
     /// So many journals could not be read.
     pub failures: u64,
 }
@@ -118,7 +120,7 @@ impl Backlog {
                 }
             }
         }
-        Batch { chunks, failures }
+        Batch { chunks, is_full: left.records == 0 || left.bytes == 0, failures }
     }
 
     fn read_tail(

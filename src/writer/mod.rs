@@ -63,6 +63,10 @@ pub struct Policy {
     pub commit_rows_max: usize,
     /// How long to wait for more rows before a commit.
     pub commit_delay: Duration,
+    /// Turns with so many rows are committed without waiting for more: less than a shard refuses further ones at.
+    pub rows_enough: usize,
+    /// And with so many bytes.
+    pub bytes_enough: usize,
     /// How long a message may wait for a database that is away.
     pub save_timeout: Duration,
     /// The messages of turns have been broadcast already.
@@ -157,10 +161,9 @@ impl<S: Save, O: Outlets> Writer<S, O> {
             if !self.queue.is_empty() {
                 self.gather().await;
                 let batch = self.take_batch();
-                let is_full = batch.iter().map(|turn| turn.count).sum::<usize>() >= self.policy.commit_rows_max;
                 self.save_turns(batch).await;
                 // A longer delay was waited for already.
-                if self.policy.turns_are_broadcast && self.policy.commit_delay < PACE && !is_full {
+                if self.policy.turns_are_broadcast && self.policy.commit_delay < PACE && !self.backlog.is_ready() {
                     self.keep_distance().await;
                 }
             }
@@ -201,7 +204,7 @@ impl<S: Save, O: Outlets> Writer<S, O> {
     async fn gather(&mut self) {
         self.fetch();
         let deadline = tokio::time::Instant::now() + self.policy.commit_delay;
-        while !self.policy.commit_delay.is_zero() && !self.is_deserted && self.waiting() < self.policy.commit_rows_max {
+        while !self.policy.commit_delay.is_zero() && !self.is_deserted && !self.has_enough() {
             // Cancel-safe: a turn is taken out of the mailbox only when it is returned.
             match tokio::time::timeout_at(deadline, self.mailbox.next()).await {
                 Ok(Some(turn)) => self.queue.push_back(*turn),
@@ -210,8 +213,11 @@ impl<S: Save, O: Outlets> Writer<S, O> {
         }
     }
 
-    fn waiting(&self) -> usize {
-        self.queue.iter().map(|turn| turn.count).sum()
+    /// The turns that wait fill a batch, or a good part of what a shard may have waiting.
+    fn has_enough(&self) -> bool {
+        let rows: usize = self.queue.iter().map(|turn| turn.count).sum();
+        let bytes: usize = self.queue.iter().map(|turn| turn.records.len()).sum();
+        rows >= self.policy.commit_rows_max.min(self.policy.rows_enough) || bytes >= self.policy.bytes_enough
     }
 
     // ---- Turns ------------------------------------------------------------------------------------------------------
@@ -262,7 +268,7 @@ impl<S: Save, O: Outlets> Writer<S, O> {
 
     async fn save_backlog(&mut self) {
         let (outlets, counters) = (&mut self.outlets, &self.counters);
-        let Batch { chunks, failures } = self.backlog.read(&mut |damage| {
+        let Batch { chunks, is_full, failures } = self.backlog.read(&mut |damage| {
             outlets.keep_aside(damage)?;
             counters.journal_damaged.up();
             Ok(())
@@ -274,9 +280,8 @@ impl<S: Save, O: Outlets> Writer<S, O> {
         let outcome = self.save(&records, Terms::Journalled).await;
         if !outcome.is_stopped && self.bury(&records, &outcome, Terms::Journalled).await {
             self.counters.replayed.add(replayed);
-            let is_full = replayed > 0 || records.len() >= self.policy.commit_rows_max;
             self.backlog.saved(chunks);
-            if !is_full {
+            if !is_full && replayed == 0 {
                 self.keep_distance().await;
             }
         } else {
@@ -295,10 +300,10 @@ impl<S: Save, O: Outlets> Writer<S, O> {
         }
     }
 
-    /// Somebody waits for a turn, or there are enough of them for a batch.
+    /// Somebody waits for a turn, or there are enough of them.
     fn is_awaited(&self) -> bool {
         match self.policy.turns_are_broadcast {
-            true => self.waiting() >= self.policy.commit_rows_max,
+            true => self.has_enough(),
             false => !self.queue.is_empty(),
         }
     }
@@ -441,6 +446,8 @@ mod tests {
         let policy = Policy {
             commit_rows_max: rows_max,
             commit_delay: Duration::ZERO,
+            rows_enough: 1000,
+            bytes_enough: 1 << 20,
             save_timeout: Duration::from_secs(3600),
             turns_are_broadcast: false,
         };
@@ -565,9 +572,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_that_are_broadcast_keep_a_distance_unless_they_fill_a_batch() {
-        let (postbox, fake, answers, mut writer) = writer(&[], 3);
-        writer.policy.turns_are_broadcast = true;
+    async fn a_batch_that_is_full_of_bytes_is_full() {
+        let (postbox, fake, _, mut writer) = writer(&[], 100);
+        writer.policy.commit_delay = Duration::from_secs(10);
+        let mut disk = Disk::new();
+        (0..9).for_each(|time| disk.write(ROOM, message(time)));
+        let limits = tail::Limits { records: 100, bytes: 1 };
+        writer.backlog = Backlog::new(vec![disk.tail()], Leftovers::default(), limits);
+        let running = tokio::task::LocalSet::new();
+        running.spawn_local(writer.run());
+        running.run_until(tokio::time::sleep(Duration::from_secs(1))).await;
+        assert_eq!(fake.0.borrow().transactions, [1; 9]);
+        drop(postbox);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_are_broadcast_keep_a_distance_unless_there_are_enough() {
+        for (rows_max, rows_enough, bytes_enough) in [(3, 1000, 1 << 20), (100, 3, 1 << 20), (100, 1000, 300)] {
+            keeps_a_distance(rows_max, rows_enough, bytes_enough).await;
+        }
+    }
+
+    async fn keeps_a_distance(rows_max: usize, rows_enough: usize, bytes_enough: usize) {
+        let (postbox, fake, answers, mut writer) = writer(&[], rows_max);
+        writer.policy = Policy { turns_are_broadcast: true, rows_enough, bytes_enough, ..writer.policy };
         let running = tokio::task::LocalSet::new();
         running.spawn_local(writer.run());
         let batches_after = async |ms, texts: &[&str]| {
