@@ -56,7 +56,7 @@ pub const OPEN_FILES_PER_SHARD: u64 = 16;
 
 /// Open files that a shard adds for clients to be turned away, who get an answer and not a place; at most a quarter of what
 /// there is for clients at all.
-pub const OPEN_FILES_TO_REFUSE_PER_SHARD: u64 = 16;
+pub const OPEN_FILES_TO_REFUSE_PER_SHARD: u64 = 64;
 
 /// The highest `message_bytes_max`: one member's message must not fill the memory of a shard.
 pub const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -78,7 +78,8 @@ impl Acceptor {
         }
     }
 
-    fn arm(&mut self, index: usize) {
+    /// Asks for the next client, once the one that this accept brought is counted.
+    pub fn arm(&mut self, index: usize) {
         if !self.open || self.accepts[index].is_some() {
             return;
         }
@@ -121,11 +122,7 @@ impl Acceptor {
                 self.arm(index);
                 None
             }
-            Ok(socket) => {
-                self.arm(index);
-                Some(Ok(socket))
-            }
-            Err(error) => Some(Err(error)),
+            accepted => Some(accepted),
         }
     }
 

@@ -288,7 +288,10 @@ impl<S: Service> Shard<S> {
     fn accept(&mut self, index: usize) {
         match self.acceptor.accepted(index) {
             None => {}
-            Some(Ok(socket)) => self.conns.accept(socket),
+            Some(Ok(socket)) => {
+                self.conns.accept(socket);
+                self.acceptor.arm(index);
+            }
             Some(Err(error)) => {
                 if self.counters.accepts_failed.get().is_power_of_two() || self.counters.accepts_failed.get() == 0 {
                     tracing::warn!(%error, "cannot accept a connection; raise the open-file limit (ulimit -n) if it says so");
