@@ -153,7 +153,13 @@ fn clients_wait_while_files_are_short_and_are_let_in_when_others_leave() {
     let mut place = Place::sqlite();
     let crowd = Crowd::new(&mut place, "");
     let (mut one, mut other) = (crowd.member(), crowd.member());
-    let open = fs::read_dir(crowd.server.proc("fd")).unwrap().count() as u64;
+    let count_files = || fs::read_dir(crowd.server.proc("fd")).unwrap().count() as u64;
+    // A shard that has just begun may still be making its journal's files.
+    let mut open = count_files();
+    support::client::eventually("open files", || {
+        let before = std::mem::replace(&mut open, count_files());
+        if before == open { Ok(()) } else { Err(std::io::Error::other(format!("{before} then {open}"))) }
+    });
     let limit = |files| {
         let limit = Rlimit { current: Some(files), maximum: Some(files) };
         prlimit(Some(crowd.server.pid()), Resource::Nofile, limit).unwrap();
