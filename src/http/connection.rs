@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::shard::conn::Passage;
+use crate::shard::passage::Passage;
 
 /// From hand-over to close, whatever the client does.
 const CONNECTION_SECONDS_MAX: u64 = 30;

@@ -15,7 +15,7 @@ use uuid::{Uuid, uuid};
 use super::*;
 use crate::{
     identity::{User, UserId},
-    shard::conn::Passage,
+    shard::passage::Passage,
 };
 
 const ROOM: Uuid = uuid!("6f1e8a52-7d1c-4b1f-9d7e-0b9f2f1d3c4a");

@@ -16,6 +16,7 @@ pub mod conn;
 pub mod journal;
 pub mod mailbox;
 pub mod occupancy;
+pub mod passage;
 pub mod replica;
 pub mod ring;
 pub mod room;
