@@ -48,12 +48,12 @@ use crate::{
     store::{self, InsertError, Row},
 };
 
-/// The pause between two batches of what is broadcast already, unless the first was full: a commit costs the database and the disk
+/// The pause between two batches of what is broadcast already, unless the first was full or there is enough for another: a commit costs the database and the disk
 /// nearly the same for one message as for a hundred. Of ten milliseconds the writer took twice the CPU a message, in one
 /// room of 200 under full load; of a hundred hardly less.
 const PACE: Duration = Duration::from_millis(50);
 
-/// How often it looks meanwhile whether the pause is over early.
+/// How often the turns that come meanwhile are taken out of the mailbox, and counted.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// When to commit, and for how long to try.
@@ -289,13 +289,13 @@ impl<S: Save, O: Outlets> Writer<S, O> {
         }
     }
 
-    /// Nobody waits for what is broadcast: time for more of it to come. In short sleeps, because every message rings, and
-    /// the turns that come are to be taken out of the mailbox.
+    /// Nobody waits for what is broadcast: time for more of it to come. In sleeps, because every message rings.
     async fn keep_distance(&mut self) {
+        let sleep = if self.policy.turns_are_broadcast { LOOK } else { PACE };
         let until = tokio::time::Instant::now() + self.policy.commit_delay.max(PACE);
         self.fetch();
         while !self.is_deserted && !self.is_awaited() && tokio::time::Instant::now() < until {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(sleep).await;
             self.fetch();
         }
     }

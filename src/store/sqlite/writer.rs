@@ -79,7 +79,7 @@ fn save(connection: &mut Connection, rows: &[Row<'_>]) -> Result<(), (Stage, rus
     transaction.commit().map_err(|error| (Stage::Commit, error))
 }
 
-/// Room after room: neighbours in the batch are neighbours in the index of rooms then, a seventh less to do.
+/// Room after room: neighbours in the batch are neighbours in the index of rooms then.
 fn insert_all(connection: &Connection, rows: &[Row<'_>]) -> SqlResult<()> {
     const INSERT: &str = "
         INSERT INTO chat_message (id, room_id, sender_id, receiver_id, timestamp, content)
