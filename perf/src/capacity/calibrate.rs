@@ -60,6 +60,23 @@ pub(crate) struct Checked {
 /// Measured and predicted, by run.
 pub(crate) type Pairs = Vec<(String, f64, f64)>;
 
+impl Check {
+    /// All errors, by what is predicted.
+    pub(crate) fn all(&self) -> [(&'static str, &Errors); 9] {
+        [
+            ("CPU", &self.cpu),
+            ("CPU of the shard", &self.shard_cpu),
+            ("CPU of the writer", &self.writer_cpu),
+            ("messages a send", &self.messages_per_send),
+            ("journal bytes", &self.journal_bytes),
+            ("database bytes", &self.database_bytes),
+            ("p99", &self.p99),
+            ("CPU of the loads that were fitted", &self.fitted_cpu),
+            ("CPU of the same load again", &self.repeated),
+        ]
+    }
+}
+
 impl Errors {
     /// Of pairs of measured and predicted; what was measured as nothing cannot be compared.
     pub(crate) fn of(pairs: &Pairs) -> Self {

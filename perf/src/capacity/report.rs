@@ -130,17 +130,7 @@ fn write_curve(f: &mut Formatter<'_>, fitted: &Fitted) -> fmt::Result {
 fn write_check(f: &mut Formatter<'_>, fitted: &Fitted) -> fmt::Result {
     let check = &fitted.check;
     writeln!(f, "check       predictions of {} held-out loads, off by      median   worst", check.cpu.runs)?;
-    for (what, errors) in [
-        ("CPU", &check.cpu),
-        ("CPU of the shard", &check.shard_cpu),
-        ("CPU of the writer", &check.writer_cpu),
-        ("messages a send", &check.messages_per_send),
-        ("journal bytes", &check.journal_bytes),
-        ("database bytes", &check.database_bytes),
-        ("p99", &check.p99),
-        ("(CPU, fitted loads)", &check.fitted_cpu),
-        ("(CPU of the same load again)", &check.repeated),
-    ] {
+    for (what, errors) in check.all() {
         write_errors(f, what, errors)?;
     }
     writeln!(f, "            cores  predicted    off   load")?;

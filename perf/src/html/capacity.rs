@@ -158,21 +158,10 @@ fn check(fitted: &Fitted) -> Section {
             vec![errors.runs.to_string(), percent(errors.median), percent(errors.worst), errors.worst_run.clone()];
         (what.to_owned(), cells)
     };
-    let all = [
-        ("CPU", &check.cpu),
-        ("CPU of the shard", &check.shard_cpu),
-        ("CPU of the writer", &check.writer_cpu),
-        ("messages a send", &check.messages_per_send),
-        ("journal bytes", &check.journal_bytes),
-        ("database bytes", &check.database_bytes),
-        ("p99", &check.p99),
-        ("CPU of the loads that were fitted", &check.fitted_cpu),
-        ("CPU of the same load again", &check.repeated),
-    ];
     let errors = Table {
         caption: "How far predictions are off",
         head: ["prediction of", "loads", "median", "worst", "the worst load"].map(str::to_owned).to_vec(),
-        rows: all.into_iter().filter(|(_, errors)| errors.runs > 0).map(row).collect(),
+        rows: check.all().into_iter().filter(|(_, errors)| errors.runs > 0).map(row).collect(),
     };
     let bars =
         |name: &str, cores: f64, note: String, ours| Bar { name: name.into(), value: cores, spread: None, note, ours };
